@@ -1,0 +1,288 @@
+"""`shrink` answers what the masked twin answers, for every way of coupling channels."""
+
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tests.graph.nets import NETS, conv, image, scramble
+from tfseg_prune.graph import (
+    ChannelGraph,
+    CostModel,
+    PruningPlan,
+    SurgeryError,
+    check_equal,
+    cost,
+    masked_twin,
+    register_rule,
+    shrink,
+)
+from tfseg_prune.graph import rules
+from tfseg_prune.methods.oneshot import plan as make_plan
+from tfseg_prune.search import Budget
+
+
+def random_plan(model, seed=0, **fields):
+    """A legal plan that drops about 40 % of all units, groups kept equal."""
+    budget = Budget(macs=float(np.random.default_rng(seed).uniform(0.4, 0.7)))
+    made = make_plan(model, criterion="random", budget=budget, floor=0.01, seed=seed)
+    return PruningPlan(
+        keep=made.keep, widths=made.widths, architecture=made.architecture, **fields
+    )
+
+
+def has_open_size(model):
+    return any(None in tensor.shape[1:] for tensor in model.inputs)
+
+
+def legal_plan(model, seed):
+    if not has_open_size(model):
+        return random_plan(model, seed)
+    graph = ChannelGraph(model)
+    rng = np.random.default_rng(seed)
+    keep = ~(graph.prunable & (rng.random(graph.num_units) < 0.4))
+    return PruningPlan.from_units(graph, keep)
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("name", NETS)
+def test_equals_the_masked_twin(name, seed):
+    model = scramble(NETS[name](), seed)
+    plan = legal_plan(model, seed)
+    small = shrink(model, plan)
+    assert plan.keep, "the plan drops nothing, so this shows nothing"
+    assert check_equal(masked_twin(model, plan), small) < 1e-4
+    assert small.count_params() < model.count_params()
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_costs_what_the_plan_said(name):
+    model = NETS[name]()
+    if has_open_size(model):
+        pytest.skip("MACs of an open input size are an error, tested elsewhere")
+    plan = random_plan(model)
+    assert cost(shrink(model, plan)) == cost(model, plan)
+
+
+def test_the_twin_ignores_dropped_channels():
+    """The twin's dropped channels may hold anything: that is what makes it a reference."""
+    model = scramble(NETS["residual"]())
+    plan = random_plan(model)
+    twin = masked_twin(model, plan)
+    before = twin(np.ones((1, 8, 8, 3)))
+    graph = ChannelGraph(model)
+    for name, kept in plan.keep.items():
+        layer = twin.get_layer(name)
+        kernel = np.array(layer.kernel)
+        dropped = np.setdiff1d(np.arange(kernel.shape[-1]), kept)
+        kernel[..., dropped] = 1e3
+        layer.kernel.assign(kernel)
+    assert graph.producers
+    np.testing.assert_array_equal(before, twin(np.ones((1, 8, 8, 3))))
+
+
+def test_the_original_is_untouched():
+    model = scramble(NETS["concatenation_with_batch_normalization_after_it"]())
+    x = np.random.default_rng(0).normal(size=(1, 8, 8, 3))
+    before = np.asarray(model(x))
+    config = model.to_json()
+    shrink(model, random_plan(model))
+    np.testing.assert_array_equal(before, model(x))
+    assert model.to_json() == config
+
+
+def test_saves_and_loads_in_a_process_without_this_package(tmp_path):
+    model = scramble(NETS["split_and_slices"]())
+    small = shrink(model, random_plan(model))
+    x = np.random.default_rng(0).normal(size=(2, 8, 8, 3)).astype("float32")
+    np.save(tmp_path / "x.npy", x)
+    small.save(tmp_path / "small.keras")
+    code = f"""
+import sys, keras, numpy as np
+model = keras.saving.load_model(r"{tmp_path}/small.keras")
+np.save(r"{tmp_path}/y.npy", model(np.load(r"{tmp_path}/x.npy")))
+assert not any(name.startswith("tfseg_prune") for name in sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=tmp_path)
+    np.testing.assert_allclose(np.load(tmp_path / "y.npy"), small(x), rtol=1e-6, atol=1e-6)
+
+
+def test_every_net_of_the_list_survives_saving(tmp_path):
+    for name, build in NETS.items():
+        model = scramble(build())
+        small = shrink(model, legal_plan(model, 0), check=False)
+        small.save(tmp_path / "small.keras")
+        assert check_equal(small, keras.saving.load_model(tmp_path / "small.keras")) == 0.0, name
+
+
+def test_a_wrong_rule_is_caught_and_the_layer_named():
+    """A rule that forgets to scale what it should is found by the comparison, not by luck."""
+
+    @keras.saving.register_keras_serializable("tests")
+    class Roll(layers.Layer):
+        def call(self, x):
+            return keras.ops.roll(x, 1, axis=-1)
+
+    register_rule(Roll)(lambda trace, layer, x: x)  # wrong: the channels move
+    try:
+        i = image()
+        x = Roll(name="roll")(conv(i, 12))
+        model = scramble(keras.Model(i, layers.Conv2D(4, 1, name="after_roll")(x)))
+        with pytest.raises(SurgeryError, match="after_roll"):
+            shrink(model, random_plan(model))
+    finally:
+        del rules._RULES[Roll]
+
+
+def test_an_untaught_layer_freezes_what_it_touches_and_a_rule_teaches_it():
+    @keras.saving.register_keras_serializable("tests")
+    class Scale(layers.Layer):
+        def build(self, shape):
+            self.scale = self.add_weight(shape=(shape[-1],), initializer="random_normal")
+
+        def call(self, x):
+            return x * self.scale
+
+        def get_config(self):
+            return super().get_config()
+
+    i = image()
+    x = Scale(name="my_scale")(layers.Conv2D(12, 3, name="before")(i))
+    model = keras.Model(i, layers.Conv2D(4, 1, name="out")(conv(x, 6)))
+    with pytest.warns(UserWarning, match=r"my_scale \(Scale\).*register_rule"):
+        graph = ChannelGraph(model)
+    assert not graph.prunable[graph.producers["before"]].any()
+    assert "without a rule" in graph.frozen[int(graph.producers["before"][0])]
+
+    @register_rule(Scale)
+    def scale(trace, layer, x):
+        ids = trace.along(x, -1, why="Scale scales the last axis")
+        trace.weight(layer.scale, follows={0: ids})
+        return x
+
+    try:
+        graph = ChannelGraph(model)
+        assert graph.prunable[graph.producers["before"]].all()
+        shrink(scramble(model), random_plan(model))
+    finally:
+        del rules._RULES[Scale]
+
+
+def test_outputs_and_inputs_are_never_pruned():
+    graph = ChannelGraph(NETS["inner_layer_is_an_output"]())
+    outputs = [name for name, units in graph.producers.items() if not graph.prunable[units].all()]
+    reasons = {graph.frozen[int(graph.producers[name][0])] for name in outputs}
+    assert len(outputs) == 2 and reasons == {"a model output"}
+
+
+def test_a_subclassed_model_is_one_clear_error():
+    class Mine(keras.Model):
+        def call(self, x):
+            return x
+
+    with pytest.raises(ValueError, match="Only functional Keras models.*Received.*Mine"):
+        ChannelGraph(Mine())
+
+
+@pytest.mark.parametrize("name, where", [("layer_normalization", 0), ("mean_over_channels", 0)])
+def test_what_mixes_channels_is_frozen(name, where):
+    graph = ChannelGraph(NETS[name]())
+    units = list(graph.producers.values())[where]
+    assert not graph.prunable[units].any()
+    assert "mixed along the channel axis" in graph.frozen[int(units[0])]
+
+
+def test_groups_of_a_grouped_convolution_keep_equally_many_but_not_the_same():
+    model = scramble(NETS["grouped_convolutions"]())
+    plan = random_plan(model, seed=3)
+    kept = np.array(plan.keep[next(iter(plan.keep))])
+    per_group = [set((kept[(kept // 4) == g] % 4).tolist()) for g in range(4)]
+    assert len({len(group) for group in per_group}) == 1
+    assert len({frozenset(group) for group in per_group}) > 1
+
+
+def test_unequal_groups_are_refused():
+    model = NETS["grouped_convolutions"]()
+    graph = ChannelGraph(model)
+    keep = np.ones(graph.num_units, bool)
+    keep[next(iter(graph.producers.values()))[0]] = False
+    with pytest.raises(ValueError, match=r"keep \[3, 4, 4, 4\] channels.*equally many"):
+        PruningPlan.from_units(graph, keep)
+
+
+class TestGrouping:
+    def build(self):
+        i = image()
+        x = layers.Conv2D(12, 3, padding="same", name="a")(i)
+        x = layers.Conv2D(16, 3, padding="same", name="b")(layers.ReLU()(x))
+        return scramble(keras.Model(i, layers.Conv2D(4, 1, name="c")(layers.ReLU()(x))))
+
+    def test_a_dense_convolution_becomes_grouped_and_equals_its_twin(self):
+        model = self.build()
+        made = make_plan(model, budget=Budget(macs=0.6), align=4)
+        plan = PruningPlan(
+            keep=made.keep, widths=made.widths, architecture=made.architecture, groups={"b": 4}
+        )
+        small = shrink(model, plan)
+        assert small.get_layer("b").groups == 4
+        assert cost(small) == cost(model, plan)
+        assert cost(small).layers["b"].macs * 4 == cost(model, made).layers["b"].macs
+
+    def test_groups_that_do_not_divide_are_refused(self):
+        model = self.build()
+        architecture = random_plan(model).architecture
+        with pytest.raises(ValueError, match="12 inputs and 16 outputs"):
+            shrink(model, PruningPlan(groups={"b": 5}, architecture=architecture))
+        with pytest.raises(ValueError, match="no convolution of that name"):
+            shrink(model, PruningPlan(groups={"z": 2}, architecture=architecture))
+
+
+def test_attention_keeps_its_scale_when_the_keys_get_narrower():
+    """MultiHeadAttention divides by sqrt(key_dim), which the surgery changes."""
+    model = scramble(NETS["multi_head_attention"]())
+    graph = ChannelGraph(model)
+    keep = np.ones(graph.num_units, bool)
+    name = next(name for name in graph.producers if name.endswith(":key_dim"))
+    keep[graph.producers[name][:4]] = False
+    small = shrink(model, PruningPlan.from_units(graph, keep))
+    attention = next(l for l in small.layers if isinstance(l, layers.MultiHeadAttention))
+    assert attention.key_dim == 2
+
+
+def test_a_large_network_is_checked_at_a_smaller_size(monkeypatch):
+    """The bound holds where layers state sizes too: resizing and image pooling shrink along."""
+    module = sys.modules["tfseg_prune.graph.shrink"]  # the package has a function of that name
+    sizes = []
+    original = module._answers
+
+    def spy(model, batch):
+        sizes.append(model.inputs[0].shape[1])
+        return original(model, batch)
+
+    monkeypatch.setattr(module, "_answers", spy)
+    monkeypatch.setattr(module, "_CHECK_MACS", 1e6)
+    i = image(size=64)
+    x = conv(i, 12, strides=2)
+    pooled = layers.UpSampling2D(32)(conv(layers.GlobalAveragePooling2D(keepdims=True)(x), 6))
+    x = layers.Resizing(64, 64)(conv(layers.Concatenate()([x, pooled]), 8))
+    model = scramble(keras.Model(i, layers.Conv2D(4, 1)(x)))
+    small = shrink(model, random_plan(model))
+    assert sizes == [32, 32] and small.inputs[0].shape[1] == 64
+
+
+def test_training_goes_on_after_surgery():
+    model = scramble(NETS["inverted_residual"]())
+    small = shrink(model, random_plan(model))
+    small.compile("adam", "mse")
+    x, y = np.ones((2, 8, 8, 3)), np.zeros((2, 8, 8, 4))
+    first = small.evaluate(x, y, verbose=0)
+    small.fit(x, y, epochs=5, verbose=0)
+    assert small.evaluate(x, y, verbose=0) != first
+
+
+def test_open_input_size_has_no_macs():
+    with pytest.raises(ValueError, match="leaves open"):
+        CostModel(ChannelGraph(NETS["one_input_many_sizes"]()))

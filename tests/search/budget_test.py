@@ -1,0 +1,156 @@
+"""Asked 0.5, users get 0.5; and what can't be met says what can."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from tests.graph.nets import NETS, conv, image
+from tfseg_prune.graph import ChannelGraph, CostModel, cost
+from tfseg_prune.methods.oneshot import plan
+from tfseg_prune.search import Budget, BudgetError, meet_budget
+
+
+def wide_net():
+    i = image(size=16)
+    stem = conv(i, 48)
+    x = layers.Add()([stem, conv(conv(stem, 64), 48)])
+    x = layers.Concatenate()([conv(x, 40), conv(conv(x, 96, 1), 32, groups=4)])
+    x = layers.DepthwiseConv2D(3, padding="same")(conv(x, 80))
+    return keras.Model(i, layers.Conv2D(5, 1)(x))
+
+
+@pytest.fixture(scope="module")
+def model():
+    return wide_net()
+
+
+@pytest.mark.parametrize("what", ["macs", "params"])
+@pytest.mark.parametrize("fraction", [0.2, 0.5, 0.8])
+@pytest.mark.parametrize("ranking", ["global", "layer", "scope"])
+@pytest.mark.parametrize("align, tolerance", [(1, 0.01), (4, 0.02), (8, 0.02)])
+def test_the_budget_is_met_and_used(model, what, fraction, ranking, align, tolerance):
+    made = plan(
+        model, budget=Budget(**{what: fraction}), ranking=ranking, align=align, criterion="random"
+    )
+    reached = getattr(cost(model, made), what) / getattr(cost(model), what)
+    assert reached <= fraction
+    widths = {name: len(units) for name, units in ChannelGraph(model).producers.items()}
+    cheapest_step = min(align / width for width in widths.values())
+    assert reached >= fraction - max(tolerance, cheapest_step)
+    assert all(len(kept) % align == 0 for kept in made.keep.values())
+
+
+def test_an_absolute_budget_and_both_at_once(model):
+    full = cost(model)
+    made = plan(model, budget=Budget(macs=int(full.macs * 0.6), params=0.4))
+    reached = cost(model, made)
+    assert reached.macs <= 0.6 * full.macs and reached.params <= 0.4 * full.params
+    assert reached.macs > 0.58 * full.macs or reached.params > 0.39 * full.params
+
+
+def test_a_budget_of_everything_drops_nothing(model):
+    assert plan(model, budget=Budget(macs=1.0)).keep == {}
+
+
+def test_only_the_worst_go_within_a_layer(model):
+    graph = ChannelGraph(model)
+    scores = np.random.default_rng(0).random(graph.num_units)
+    keep = meet_budget(graph, scores, Budget(macs=0.5))
+    for group in graph.groups:
+        stays = keep[group.members]
+        grouped = any(np.isin(rows, group.members).any() for rows in graph.balanced)
+        if stays.all() or grouped:
+            continue
+        assert scores[group.members[stays]].min() > scores[group.members[~stays]].max()
+
+
+def test_the_floor_holds(model):
+    made = plan(model, budget=Budget(macs=0.3), floor=0.25, criterion="random")
+    assert min(len(kept) / made.widths[name] for name, kept in made.keep.items()) >= 0.25
+
+
+def test_uniform_means_the_same_fraction_everywhere(model):
+    made = plan(model, budget=Budget(macs=0.5), ranking="layer", criterion="random")
+    fractions = [len(kept) / made.widths[name] for name, kept in made.keep.items()]
+    assert max(fractions) - min(fractions) < 0.1
+
+
+def test_scopes_have_thresholds_of_their_own():
+    """Scores that would empty the decoder globally leave both scopes equally pruned."""
+    i = image(size=16)
+    x = layers.Conv2D(40, 3, name="backbone_a")(i)
+    x = layers.Conv2D(40, 3, name="backbone_b")(x)
+    x = layers.Conv2D(40, 3, name="decoder_a")(x)
+    model = keras.Model(i, layers.Conv2D(4, 1, name="decoder_logits")(x))
+    graph = ChannelGraph(model)
+    scores = np.random.default_rng(0).random(graph.num_units)
+    scores[graph.producers["decoder_a"]] -= 10
+    costs = {}
+    for ranking in ("global", "scope"):
+        keep = meet_budget(graph, scores, Budget(macs=0.6), ranking=ranking)
+        costs[ranking] = keep[graph.producers["decoder_a"]].mean()
+    assert costs["global"] < 0.2 and costs["scope"] > 0.6
+
+
+def test_out_of_reach_says_what_is_reachable(model):
+    with pytest.raises(BudgetError, match="least reachable") as error:
+        plan(model, budget=Budget(macs=0.02), floor=0.5)
+    reachable = float(str(error.value).rsplit("(", 1)[1].split(")")[0])
+    made = plan(model, budget=Budget(macs=reachable + 0.001), floor=0.5)
+    assert cost(model, made).macs / cost(model).macs == pytest.approx(reachable, abs=0.002)
+
+
+@pytest.mark.parametrize(
+    "value", [0, 0.0, -0.1, 1.5, float("nan"), float("inf"), -3, "0.5", True, [0.5]]
+)
+@pytest.mark.parametrize("what", ["macs", "params"])
+def test_senseless_budgets_are_one_clear_error(what, value):
+    with pytest.raises(BudgetError, match=f"(?s){what}.*Expected.*Received"):
+        Budget(**{what: value})
+
+
+def test_an_empty_budget_is_an_error():
+    with pytest.raises(BudgetError, match="Expected"):
+        Budget()
+
+
+@pytest.mark.parametrize(
+    "option, message",
+    [
+        ({"ranking": "best"}, "ranking"),
+        ({"align": 0}, "align"),
+        ({"align": 2.0}, "align"),
+        ({"floor": 1.1}, "floor"),
+        ({"criterion": "bn_gama"}, "Did you mean"),
+        ({"combine_by": "median"}, "how"),
+        ({"normalize": "z"}, "normalize"),
+        ({"exclude": ["^nothing_of_the_kind"]}, "matches no layer"),
+        ({"exclude": ["("]}, "regular expression"),
+    ],
+)
+def test_senseless_options_are_one_clear_error(model, option, message):
+    with pytest.raises(ValueError, match=message):
+        plan(model, budget=Budget(macs=0.5), **option)
+
+
+def test_shared_channels_of_two_grouped_convolutions_stay_balanced():
+    i = image(size=16)
+    x = conv(i, 24)
+    y = layers.Concatenate()([conv(x, 12, groups=2), conv(x, 12, groups=3), conv(x, 8)])
+    model = keras.Model(i, layers.Conv2D(4, 1)(conv(y, 16, groups=4)))
+    graph = ChannelGraph(model)
+    for seed in range(5):
+        scores = np.random.default_rng(seed).random(graph.num_units)
+        keep = meet_budget(graph, scores, Budget(macs=0.9), floor=0.01)
+        graph.check(keep)
+        assert CostModel(graph).macs(keep.astype(float)) <= 0.9 * CostModel(graph).macs()
+
+
+def test_every_net_can_be_budgeted():
+    for name, build in NETS.items():
+        if name == "one_input_many_sizes":
+            continue
+        model = build()
+        made = plan(model, budget=Budget(macs=0.85), floor=0.01, criterion="random")
+        assert cost(model, made).macs <= 0.85 * cost(model).macs, name

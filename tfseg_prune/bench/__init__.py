@@ -1,0 +1,1 @@
+"""Times LiteRT files; needs nothing but NumPy and a LiteRT runtime."""

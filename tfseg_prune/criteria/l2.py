@@ -1,0 +1,10 @@
+"""L2 norm of the filter that writes a channel."""
+
+from tfseg_prune.criteria import kernels
+
+NORMALIZE = "mean"
+
+
+def score(graph, *, seed=0):
+    """{layer: sqrt(sum of w^2) over each filter}; see `kernels.channel_norms`."""
+    return kernels.channel_norms(graph, 2)

@@ -1,0 +1,182 @@
+"""Keras model in, LiteRT file out."""
+
+import dataclasses
+import os
+import pathlib
+import tempfile
+
+import numpy as np
+
+from tfseg_prune.deploy import contents, trace
+from tfseg_prune.deploy import images as image_sources
+from tfseg_prune.deploy import tail as tails
+from tfseg_prune.deploy.convert import ExportError, convert
+
+PRECISIONS = ("float32", "float16", "dynamic", "int8")
+
+
+@dataclasses.dataclass(frozen=True)
+class Export:
+    """A written LiteRT file.
+
+    Args:
+        path: where it lies.
+        bytes: its size.
+        precision: `"float32"`, `"float16"`, `"dynamic"` or `"int8"`.
+        tail: `"logits"`, `"upsampled"` or `"argmax"`.
+        ops: number of ops by name, such as `{"CONV_2D": 36}`.
+        io: type of its input, and of its output where that is not a class map.
+        representative_images: how many images set its int8 ranges; 0 in the other precisions.
+    """
+
+    path: pathlib.Path
+    bytes: int
+    precision: str
+    tail: str
+    ops: dict[str, int]
+    io: str = "float32"
+    representative_images: int = 0
+
+
+def export(
+    model,
+    path,
+    *,
+    precision="float32",
+    tail="upsampled",
+    representative=None,
+    representative_images=100,
+    io="float32",
+    image_size=None,
+):
+    """Writes a segmentation model as a LiteRT file: batch 1, built-in ops only, fixed shapes.
+
+    The precisions:
+
+    - `"float32"`: as trained, with batch normalization folded into the convolutions.
+    - `"float16"`: weights in float16, half the bytes; computed in float32 on a CPU, in float16 on
+      GPUs.
+    - `"dynamic"`: weights in int8, activations quantised image by image as they come.
+    - `"int8"`: weights and activations in int8, weights per channel, the activations' ranges set
+      by representative images. Unless `io` says otherwise, the file still takes and answers
+      float32, so that it drops in where a float file was: it quantises and dequantises at its ends.
+
+    Args:
+        model: functional `keras.Model` with one input `[batch, height, width, channels]` and one
+            output `[batch, height, width, classes]`.
+        path: path of the `.tflite` file; its folder must exist. It is replaced whole or not at all.
+        precision: see above. Defaults to `"float32"`.
+        tail: what the file answers, see `with_tail`. Defaults to `"upsampled"`, the logits at the
+            input's resolution.
+        representative: images as the network takes them, for int8 only, which fails without: an
+            array or an iterable of batches, alone or in `(images, labels)` tuples. Defaults to
+            `None`.
+        representative_images: how many of them are used; the first ones, or all where there are
+            fewer. Defaults to `100`.
+        io: `"float32"`, `"int8"` or `"uint8"`: type of the int8 file's input and output. Defaults
+            to `"float32"`.
+        image_size: `(height, width)` in pixels, for a model that takes any size. Defaults to
+            `None`, the model's own.
+
+    Returns:
+        `Export`.
+
+    Raises:
+        ValueError: if an option, the model or the representative images are not as above.
+        ExportError: if the converter cannot convert a layer (it is named).
+
+    Example:
+
+    >>> export(model, "segmenter.tflite", precision="float16").ops  # doctest: +SKIP
+    {'CONV_2D': 36, 'DEPTHWISE_CONV_2D': 17, 'DEQUANTIZE': 82, 'RESIZE_BILINEAR': 2}
+    """
+    for name, value, choices in (
+        ("precision", precision, PRECISIONS),
+        ("tail", tail, tails.TAILS),
+        ("io", io, ("float32", "int8", "uint8") if precision == "int8" else ("float32",)),
+    ):
+        if value not in choices:
+            raise ValueError(
+                f"Invalid {name}. Expected: one of {', '.join(choices)} (in {precision!r} files). "
+                f"Received: {value!r}."
+            )
+    path = pathlib.Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(
+            f"Cannot write the file. Expected: a file name in an existing folder. Received: {path}."
+        )
+    wrapped = tails.with_tail(model, tail, image_size=image_size)
+    half = [
+        layer.name
+        for layer in trace.layers(tails.functional(model))
+        if "float16" in str(layer.compute_dtype) and layer.weights
+    ]
+    if half:
+        raise ExportError(
+            "LiteRT's kernels compute in float32. Expected: layers of dtype policy 'float32'. "
+            f"Received: {len(half)} layers of half precision, such as {', '.join(half[:3])}. Remedy: "
+            "set layer.dtype_policy = 'float32' for all layers of the trained model; "
+            "precision='float16' then halves the file's weights."
+        )
+    images = None
+    if precision == "int8":
+        images = _representative(representative, representative_images, wrapped.input_shape[1:])
+    data = convert(
+        model, precision=precision, tail=tail, io=io, image_size=image_size, images=images
+    )
+    inside = contents.read_contents(data)
+    custom = [op.name for op in inside.ops if op.name.startswith("CUSTOM")]
+    if custom or inside.dynamic:
+        wrong = f"the ops {custom}" if custom else f"shapes that vary in {list(inside.dynamic)[:5]}"
+        raise ExportError(
+            f"The file would not run on delegates. Expected: built-in ops of fixed shapes. Received: "
+            f"{wrong} from model {model.name!r}. Remedy: no shapes that depend on the data."
+        )
+    _write(path, data)
+    return Export(
+        path=path,
+        bytes=len(data),
+        precision=precision,
+        tail=tail,
+        ops=inside.counts(),
+        io=io,
+        representative_images=0 if images is None else len(images),
+    )
+
+
+def _representative(source, limit, shape):
+    """The first `limit` images of `source` as one array float32 `[batch, height, width, channels]`."""
+    if source is None:
+        raise ValueError(
+            "int8 needs to see images. Expected: representative=images as the network takes them, "
+            "such as 100 of the training set. Received: None. Remedy: pass them, or take "
+            "precision='dynamic', which needs none."
+        )
+    taken, count = [], 0
+    for images, _ in image_sources.batches(source):
+        image_sources.check_shape(images, shape)
+        taken.append(images[: limit - count])
+        count += len(taken[-1])
+        if count >= limit:
+            break
+    if not count:
+        raise ValueError(
+            "No representative images. Expected: at least one. Received: an empty source, or "
+            f"representative_images={limit!r}."
+        )
+    return np.concatenate(taken)
+
+
+def _write(path, data):
+    """Writes `data` to `path`, whole or not at all."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        pathlib.Path(temporary).unlink(missing_ok=True)
+        raise

@@ -1,0 +1,21 @@
+"""What a Keras model's channels are, what they cost, and how to remove some of them."""
+
+from tfseg_prune.graph.channels import ChannelGraph
+from tfseg_prune.graph.cost import Cost, CostModel, LayerCost, cost
+from tfseg_prune.graph.plan import PruningPlan
+from tfseg_prune.graph.rules import register_rule
+from tfseg_prune.graph.shrink import SurgeryError, check_equal, masked_twin, shrink
+
+__all__ = [
+    "ChannelGraph",
+    "Cost",
+    "CostModel",
+    "LayerCost",
+    "PruningPlan",
+    "SurgeryError",
+    "check_equal",
+    "cost",
+    "masked_twin",
+    "register_rule",
+    "shrink",
+]

@@ -1,0 +1,432 @@
+"""Carrying out a plan: the smaller model, its masked twin, and the proof that both agree."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfseg_prune.graph.channels import ChannelGraph, Kept, functional, is_nested, walk
+from tfseg_prune.graph.cost import CostModel
+
+# Above this many MACs the check runs at a smaller input, where the network allows one.
+_CHECK_MACS = 2e10
+_CHECK_SCALES = (2, 4, 8)
+_CHECK_TAPS = 24
+# Largest difference between two float32 networks that sum the same numbers in another order,
+# relative to the largest output. Networks that amplify noise (a saturated softmax) get what an
+# input change of one in a million does to them, ten times over, but never more than the cap.
+_TOLERANCE = 1e-5
+_PERTURBATION = 1e-6
+_NOISE_FACTOR = 10
+_TOLERANCE_CAP = 1e-3
+
+
+class SurgeryError(RuntimeError):
+    """The smaller model doesn't answer as its masked twin does."""
+
+
+def shrink(model, plan, *, check=True):
+    """The smaller model that a plan describes, with the weights that stay.
+
+    It is a plain `keras.Model` of the layers that the model had: it saves, loads and trains
+    without this package. It is compared with the masked twin (the same network at full width,
+    the dropped channels zeroed wherever they are read) on random input before it is returned.
+
+    ```python
+    small = tsp.shrink(model, plan)
+    small.save("small.keras")
+    ```
+
+    Args:
+        model: Functional `keras.Model`. It isn't changed.
+        plan: `PruningPlan` made for this architecture.
+        check: Whether to compare with the masked twin. Two forward passes at batch 2; of a
+            network above 20 GMACs at a reduced input size, where its layers allow one.
+
+    Returns:
+        An uncompiled `keras.Model` with the names and the order of the original's layers.
+
+    Raises:
+        ValueError: If the model isn't functional or the plan doesn't fit it.
+        SurgeryError: If the smaller model and the masked twin differ by more than float noise.
+    """
+    surgery = _Surgery(model, plan)
+    small, tensors = surgery.rebuild(cut=True)
+    if check:
+        _check(surgery, small, tensors)
+    return small
+
+
+def masked_twin(model, plan):
+    """The network at full width with the dropped channels zeroed wherever they are read.
+
+    Args and errors as of `shrink`.
+
+    Returns:
+        A `keras.Model` that answers what `shrink(model, plan)` must answer.
+    """
+    return _Surgery(model, plan).rebuild(cut=False)[0]
+
+
+def check_equal(first, second, *, tolerance=_TOLERANCE, seed=0):
+    """Compares two models on random input.
+
+    One image is normal noise, one is uniform in [0, 255], so that networks with either input
+    range are driven through their working range.
+
+    Args:
+        first: `keras.Model`, the reference.
+        second: `keras.Model` with the same inputs and outputs.
+        tolerance: Largest difference, relative to the largest absolute output of `first` for the
+            same image.
+        seed: Seed of the input.
+
+    Returns:
+        The largest relative difference found.
+
+    Raises:
+        SurgeryError: If shapes differ, an answer isn't finite, or the difference is larger.
+    """
+    names = [tensor.name for tensor in functional(first).outputs]
+    return _compare(names, first, second, lambda answers: answers, tolerance, seed)
+
+
+def _compare(names, first, second, select, tolerance=_TOLERANCE, seed=0):
+    """The largest relative difference of two models' answers; `check_equal` says what is an error.
+
+    `select` picks from the first model's answers what the second's must equal.
+    """
+    batch = _random_batch(first, seed)
+    references, answers = select(_answers(first, batch)), _answers(second, batch)
+    perturbed = None
+    worst = 0.0
+    for position, (name, reference, answer) in enumerate(zip(names, references, answers)):
+        if reference.shape != answer.shape:
+            raise SurgeryError(
+                f"The smaller model and the masked twin differ at '{name}'. Expected: shape"
+                f" {reference.shape}. Received: {answer.shape}"
+            )
+        if not np.isfinite(reference).all():
+            raise SurgeryError(
+                f"The masked twin answers NaN or infinity at '{name}', so nothing can be compared."
+                " Remedy: look for NaN in the model's weights, or pass `check=False`."
+            )
+        relative = _relative_difference(reference, answer)
+        worst = max(worst, relative)
+        allowed = tolerance
+        if not relative <= allowed:
+            if perturbed is None:
+                perturbed = select(_answers(first, _perturb(batch, seed)))
+            noise = _relative_difference(reference, perturbed[position])
+            allowed = min(_TOLERANCE_CAP, max(allowed, _NOISE_FACTOR * noise))
+        if not relative <= allowed:
+            raise SurgeryError(
+                f"The smaller model and the masked twin first differ at '{name}': by"
+                f" {np.abs(reference - answer).max():.3g}, {relative:.3g} of the largest value"
+                f" there. Expected: at most {allowed:.1e} of it. A rule is wrong at that layer or"
+                " before, or a layer has channel numbers built in. Remedy: teach it with"
+                " `tfseg_prune.register_rule`, or exclude it from the plan."
+            )
+    return worst
+
+
+def _relative_difference(reference, answer):
+    """Largest difference per image over the image's largest absolute value; the worst image's."""
+    reference, answer = (np.reshape(x, (len(x), -1)).astype("float64") for x in (reference, answer))
+    scale = np.maximum(np.abs(reference).max(axis=1), np.finfo("float32").tiny)
+    return float((np.abs(reference - answer).max(axis=1) / scale).max())
+
+
+def _answers(model, batch):
+    answers = keras.tree.flatten(model(batch, training=False))
+    return [np.asarray(ops.convert_to_numpy(answer)) for answer in answers]
+
+
+def _random_batch(model, seed):
+    rng = np.random.default_rng(seed)
+    structure = functional(model)._inputs_struct
+    return keras.tree.map_structure(lambda x: _random_input(rng, x), structure)
+
+
+def _perturb(batch, seed):
+    rng = np.random.default_rng(seed + 1)
+
+    def change(x):
+        if not np.issubdtype(x.dtype, np.floating):
+            return x
+        return (x * (1 + _PERTURBATION * rng.uniform(-1, 1, x.shape))).astype(x.dtype)
+
+    return keras.tree.map_structure(change, batch)
+
+
+def _random_input(rng, tensor):
+    shape = [2 if tensor.shape[0] is None else tensor.shape[0]]
+    shape += [64 if size is None else size for size in tensor.shape[1:]]
+    if "int" in tensor.dtype or tensor.dtype == "bool":
+        return rng.integers(0, 2, shape).astype(tensor.dtype)
+    noise = rng.normal(size=shape)
+    noise[-1] = rng.uniform(0, 255, shape[1:])
+    return noise.astype(tensor.dtype)
+
+
+class _Surgery:
+    """One plan for one model, ready to rebuild the model smaller or masked."""
+
+    def __init__(self, model, plan):
+        self.model = model
+        self.graph = ChannelGraph(model)
+        self.keep_units = plan.keep_units(self.graph)
+        self.kept = Kept(self.graph.keep_ids(self.keep_units))
+        renamed = plan.check(model)
+        self.groups = {renamed(name): groups for name, groups in plan.groups.items()}
+        self.records = {id(record.operation): record for record in self.graph.records.values()}
+        for name, groups in self.groups.items():
+            self._check_groups(name, groups)
+
+    def _check_groups(self, name, groups):
+        record = self.graph.records.get(name)
+        convolutions = (keras.layers.Conv1D, keras.layers.Conv2D, keras.layers.Conv3D)
+        problem = None
+        if record is None or not isinstance(record.operation, convolutions):
+            problem = "no convolution of that name"
+        elif record.operation.groups > 1:
+            problem = f"a convolution with {record.operation.groups} groups already"
+        else:
+            slot = record.slots[0]
+            ins, outs = (self.kept.count(ids) for ids in (*slot.reads.values(), *slot.writes.values()))
+            if ins % groups or outs % groups:
+                problem = f"one with {ins} inputs and {outs} outputs after pruning"
+        if problem:
+            raise ValueError(
+                f"The plan makes '{name}' a convolution with {groups} groups. Expected: a dense"
+                f" convolution whose inputs and outputs {groups} divides. Received: {problem}"
+            )
+
+    def rebuild(self, *, cut, shrink_input=1):
+        """The smaller model (`cut`) or the masked twin, and {id(old tensor): new tensor}."""
+        done, tensors = {}, {}
+        built = self._rebuild(self.model, cut, done, shrink_input, tensors)
+        for record, new in done.values():
+            self._transplant(record, new, cut)
+        return built, tensors
+
+    def _rebuild(self, model, cut, done, shrink_input, tensors, inputs=None):
+        graph = functional(model)
+        if inputs is None:
+            inputs = [_new_input(t, t.shape, shrink_input) for t in graph.inputs]
+        else:
+            inputs = [
+                _new_input(t, self._cut_shape(t.shape, x) if cut else t.shape, shrink_input)
+                for t, x in zip(graph.inputs, inputs)
+            ]
+        tensors.update({id(t): new for t, new in zip(graph.inputs, inputs)})
+        for node in walk(model):
+            args, kwargs = node.arguments.fill_in(tensors)
+            record = self.records[id(node.operation)]
+            answers = self._call(record, args, kwargs, cut, done, shrink_input)
+            for old, new in zip(node.outputs, keras.tree.flatten(answers)):
+                tensors[id(old)] = new
+        structure = [
+            keras.tree.map_structure(lambda t: tensors[id(t)], struct)
+            for struct in (graph._inputs_struct, graph._outputs_struct)
+        ]
+        return keras.Model(*structure, name=model.name)
+
+    def _call(self, record, args, kwargs, cut, done, shrink_input):
+        operation = record.operation
+        if is_nested(operation):
+            if id(operation) not in done:
+                inner = self._rebuild(operation, cut, done, shrink_input, {}, record.inputs)
+                done[id(operation)] = None, inner
+            return done[id(operation)][1](*args, **kwargs)
+        if not isinstance(operation, keras.layers.Layer):
+            operation = _again(operation)
+        elif id(operation) in done:
+            operation = done[id(operation)][1]
+        else:
+            operation = _again(operation, self._config(record, cut, shrink_input))
+            done[id(record.operation)] = record, operation
+        if record.contracts and not cut:
+            args, kwargs = self._masked(record, args, kwargs)
+        if record.call is not None and cut:
+            return record.call(self.kept, operation, *args, **kwargs)
+        return operation(*args, **kwargs)
+
+    def _config(self, record, cut, shrink_input):
+        changes = {}
+        if cut:
+            changes = {key: value(self.kept) for key, value in record.config.items()}
+            if record.name in self.groups:
+                changes["groups"] = self.groups[record.name]
+        if shrink_input > 1:
+            changes |= _smaller_settings(record, shrink_input)
+        return changes
+
+    def _cut_shape(self, shape, channels):
+        shape = list(shape)
+        for axis in channels.varying:
+            shape[axis] = self.kept.count(channels.ids)
+        return shape
+
+    def _masked(self, record, args, kwargs):
+        """The call's tensors with zeros in place of dropped channels."""
+        masks = iter([self.kept.mask(channels.ids) for channels in record.inputs])
+
+        def mask(x):
+            if not isinstance(x, keras.KerasTensor):
+                return x
+            kept = next(masks)
+            return x if kept.all() else x * ops.cast(kept, x.dtype)
+
+        return keras.tree.map_structure(mask, (args, kwargs))
+
+    def _transplant(self, record, new, cut):
+        """Copies the weights of one layer, smaller or masked."""
+        if record is None:
+            return
+        slots = {slot.index: slot for slot in record.slots}
+        for index, (old, variable) in enumerate(zip(record.operation.weights, new.weights)):
+            value = np.asarray(ops.convert_to_numpy(old))
+            slot = slots.get(index)
+            if slot is not None:
+                value = (self._cut if cut else self._mask)(value, slot, record.name)
+            if tuple(value.shape) != tuple(variable.shape):
+                raise SurgeryError(
+                    f"The weight '{variable.path}' of the rebuilt layer '{record.name}' has another"
+                    f" shape than its channels. Expected: {tuple(value.shape)}. Received:"
+                    f" {tuple(variable.shape)}. The rule of {type(new).__name__} is wrong."
+                )
+            variable.assign(value)
+
+    def _cut(self, value, slot, name):
+        if slot.scale is not None:
+            value = value * np.asarray(slot.scale(self.kept), value.dtype)
+        if slot.groups > 1:
+            return _cut_groups(value, slot, self.kept)
+        for axis, ids in slot.axes.items():
+            value = np.compress(self.kept.mask(ids), value, axis=axis)
+        groups = self.groups.get(name, 1)
+        if groups > 1 and slot.reads and slot.writes:
+            value = _diagonal_blocks(value, groups)
+        return value
+
+    def _mask(self, value, slot, name):
+        value = np.array(value)
+        if slot.groups > 1:
+            # The kernel's input axis runs within a group, so each group has its own rows.
+            (axis, ids), (out_axis, _) = *slot.reads.items(), *slot.writes.items()
+            rows = self.kept.mask(ids).reshape(slot.groups, -1)
+            rows = np.repeat(rows, value.shape[out_axis] // slot.groups, axis=0).T
+            return value * rows.reshape(rows.shape)
+        for axis, ids in slot.reads.items():
+            value[(slice(None),) * axis + (~self.kept.mask(ids),)] = 0
+        groups = self.groups.get(name, 1)
+        if groups > 1 and slot.reads and slot.writes:
+            stays = [np.flatnonzero(self.kept.mask(ids)) for ids in slot.axes.values()]
+            connected = np.zeros([value.shape[axis] for axis in slot.axes], bool)
+            for ins, outs in zip(*(np.split(s, groups) for s in stays)):
+                connected[np.ix_(ins, outs)] = True
+            value = value * connected
+        return value
+
+
+def _cut_groups(value, slot, kept):
+    """Kernel of a grouped convolution with the channels that stay, group by group."""
+    (in_axis, ins), (out_axis, outs) = *slot.reads.items(), *slot.writes.items()
+    columns = np.split(value, slot.groups, axis=out_axis)
+    in_masks = np.split(kept.mask(ins), slot.groups)
+    out_masks = np.split(kept.mask(outs), slot.groups)
+    blocks = [
+        np.compress(o, np.compress(i, block, axis=in_axis), axis=out_axis)
+        for block, i, o in zip(columns, in_masks, out_masks)
+    ]
+    return np.concatenate(blocks, axis=out_axis)
+
+
+def _diagonal_blocks(kernel, groups):
+    """Grouped kernel `[..., in / groups, out]` of the diagonal blocks of `[..., in, out]`."""
+    columns = np.split(kernel, groups, axis=-1)
+    blocks = [np.split(column, groups, axis=-2)[g] for g, column in enumerate(columns)]
+    return np.concatenate(blocks, axis=-1)
+
+
+def _new_input(tensor, shape, shrink_input):
+    shape = list(shape)
+    if shrink_input > 1 and len(shape) == 4:
+        shape[1:3] = [size // shrink_input if size else size for size in shape[1:3]]
+    return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
+
+
+def _again(operation, changes=None):
+    """A new operation of the same config, but for the changes."""
+    if isinstance(operation, keras.layers.Lambda):
+        # Its function needn't be serialisable to be used again.
+        return keras.layers.Lambda(
+            operation.function,
+            output_shape=operation._output_shape,
+            arguments=operation.arguments,
+            name=operation.name,
+        )
+    config = {**operation.get_config(), **(changes or {})}
+    return type(operation).from_config(config)
+
+
+def _smaller_settings(record, factor):
+    """Settings that hold a spatial size, for an input that is smaller by `factor`."""
+    operation = record.operation
+    given, answered = record.inputs[0].shape, record.outputs[0].shape
+    if isinstance(operation, keras.layers.Resizing):
+        return {"height": answered[1] // factor, "width": answered[2] // factor}
+    if isinstance(operation, keras.layers.UpSampling2D) and tuple(given[1:3]) == (1, 1):
+        return {"size": tuple(size // factor for size in answered[1:3])}
+    return {}
+
+
+def _check(surgery, small, tensors):
+    """Compares, layer by layer, at a cost that stays bounded for large inputs."""
+    try:
+        macs = CostModel(surgery.graph).macs()
+    except ValueError:
+        macs = 0.0  # an open input size, for which a small one is chosen
+    pair = None
+    if macs > _CHECK_MACS:
+        factor = next((f for f in _CHECK_SCALES if macs / f**2 <= _CHECK_MACS), _CHECK_SCALES[-1])
+        try:
+            pair = [surgery.rebuild(cut=cut, shrink_input=factor) for cut in (False, True)]
+        except (ValueError, TypeError):
+            pass  # some layer holds the input size, so that only the full size works
+    pair = pair or [surgery.rebuild(cut=False), (small, tensors)]
+    taps = _taps(surgery)
+    models = [
+        keras.Model(model.inputs, [tensors[id(tensor)] for _, tensor, _ in taps])
+        for model, tensors in pair
+    ]
+
+    def kept_channels(answers):
+        answers = list(answers)
+        for position, (_, _, channels) in enumerate(taps):
+            for axis in channels.varying:
+                kept = surgery.kept.mask(channels.ids.reshape(-1))
+                answers[position] = np.compress(kept, answers[position], axis=axis)
+        return answers
+
+    _compare([name for name, _, _ in taps], *models, kept_channels)
+
+
+def _taps(surgery):
+    """(name, tensor, channels) of the model's outputs and some layers, in topological order.
+
+    Outputs alone can hide a difference: a softmax of tiny logits is the same for any logits.
+    """
+    graph = functional(surgery.model)
+    last = {id(tensor) for tensor in graph.outputs}
+    outputs, inner = [], []
+    for node in walk(surgery.model):
+        record = surgery.records[id(node.operation)]
+        for tensor, channels in zip(node.outputs, record.outputs):
+            row = (len(outputs) + len(inner), (record.name, tensor, channels))
+            if id(tensor) in last:
+                outputs.append(row)
+            elif record.contracts or any(slot.reads for slot in record.slots):
+                inner.append(row)
+    inner = inner[:: max(1, -(-len(inner) // _CHECK_TAPS))]
+    return [row for _, row in sorted(outputs + inner, key=lambda row: row[0])]

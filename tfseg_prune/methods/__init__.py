@@ -1,0 +1,1 @@
+"""Methods that decide which channels stay: each ends in a `PruningPlan`."""

@@ -1,0 +1,13 @@
+"""Segmentation networks of the pruning papers as plain functional Keras models.
+
+Each takes float32 images in [0, 255] and answers logits at the input's resolution. Every layer is
+a stock Keras layer whose name starts with `backbone_` (the encoder) or `decoder_`, so that a saved
+model loads without this package and a pruning scope is a name.
+"""
+
+from tfseg_prune.models.deeplab import deeplab_v3_plus
+from tfseg_prune.models.erfnet import erfnet
+from tfseg_prune.models.unet import unet
+from tfseg_prune.models.weights import load_weights
+
+__all__ = ["deeplab_v3_plus", "erfnet", "load_weights", "unet"]

@@ -1,0 +1,116 @@
+"""Pretrained backbone weights from an .npz file, by layer name."""
+
+import dataclasses
+import zipfile
+
+import keras
+import numpy as np
+
+
+@dataclasses.dataclass(frozen=True)
+class LoadReport:
+    """What `load_weights` did, as names `<layer>/<variable>` of the file.
+
+    Attributes:
+        loaded: tuple of str, what the model now holds.
+        unused: tuple of str, what the file holds and the model has no layer for.
+    """
+
+    loaded: tuple[str, ...]
+    unused: tuple[str, ...]
+
+
+def load_weights(model, path, *, prefix="backbone_", file_epsilon=1e-3):
+    """Loads an .npz of `<layer>/<variable>` arrays into the layers named `<prefix><layer>`.
+
+    A file's gammas are exact for the batch-norm epsilon that it was written with. Where the model's
+    differs, gamma is rescaled so that inference stays the same: with variance v,
+    `gamma * sqrt((v + epsilon) / (v + file_epsilon))`.
+
+    All or nothing: every variable of every layer with the prefix must be in the file with its
+    shape, and nothing is assigned before all were found.
+
+    Args:
+        model: `keras.Model` to load into, in place.
+        path: Path of the .npz file; arrays of any float type.
+        prefix: str, before the file's layer names in the model; `""` takes every layer. Defaults to
+            `"backbone_"`.
+        file_epsilon: float, epsilon that the file's gammas were written for. Defaults to `1e-3`,
+            that of `keras.applications.MobileNetV2`.
+
+    Returns:
+        A `LoadReport`.
+
+    Raises:
+        ValueError: if the file can't be read, or does not hold all of the layers with their shapes.
+
+    Example:
+
+    >>> import tempfile, keras, numpy as np
+    >>> images = keras.Input((8, 8, 3))
+    >>> stem = keras.layers.Conv2D(4, 1, use_bias=False, name="backbone_stem")
+    >>> model = keras.Model(images, stem(images))
+    >>> with tempfile.NamedTemporaryFile(suffix=".npz") as file:
+    ...     np.savez(file.name, **{"stem/kernel": np.ones((1, 1, 3, 4), "float16")})
+    ...     load_weights(model, file.name).loaded
+    ('stem/kernel',)
+    """
+    arrays = _read(path)
+    variables = {
+        f"{layer.name.removeprefix(prefix)}/{variable.name}": variable
+        for layer in model.layers
+        if layer.name.startswith(prefix)
+        for variable in layer.weights
+    }
+    _check(variables, arrays, path, prefix)
+    values = {key: arrays[key].astype("float32") for key in variables}
+    for layer in model.layers:
+        name = layer.name.removeprefix(prefix)
+        if isinstance(layer, keras.layers.BatchNormalization) and f"{name}/gamma" in values:
+            variance = values[f"{name}/moving_variance"]
+            ratio = (variance + layer.epsilon) / (variance + file_epsilon)
+            values[f"{name}/gamma"] *= np.sqrt(ratio)
+    for key, variable in variables.items():
+        variable.assign(values[key])
+    return LoadReport(tuple(variables), tuple(sorted(set(arrays) - set(variables))))
+
+
+def _read(path):
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, EOFError, AttributeError, TypeError, zipfile.BadZipFile) as error:
+        raise ValueError(
+            "Cannot read the weights. Expected: an .npz file of `<layer>/<variable>` arrays. "
+            f"Received: {str(path)!r} ({error})."
+        ) from error
+
+
+def _check(variables, arrays, path, prefix):
+    if not variables:
+        raise ValueError(
+            "No layer to load weights into. Expected: a model with layers named "
+            f"{prefix!r}..., or another `prefix`."
+        )
+    missing = [key for key in variables if key not in arrays]
+    if missing:
+        raise ValueError(
+            f"The weights do not fit the model. Expected: all {len(variables)} variables of its "
+            f"layers named {prefix!r}... Received: {str(path)!r}, which lacks {len(missing)} of "
+            f"them ({_some(missing)}). Was the file written for another backbone?"
+        )
+    wrong = [
+        f"{key} {arrays[key].shape}, not {tuple(variable.shape)}"
+        for key, variable in variables.items()
+        if arrays[key].shape != tuple(variable.shape)
+    ]
+    if wrong:
+        raise ValueError(
+            "The weights do not fit the model. Expected: arrays of its variables' shapes. "
+            f"Received: {str(path)!r}, where {len(wrong)} differ ({_some(wrong)}). "
+            "Load pretrained weights before pruning, at the width that they were trained with."
+        )
+
+
+def _some(names, limit=4):
+    return "; ".join(names[:limit]) + ("; ..." if len(names) > limit else "")

@@ -1,0 +1,262 @@
+"""Budgets, and the best-ranked channels that meet one."""
+
+import dataclasses
+import heapq
+import math
+import re
+
+import numpy as np
+
+from tfseg_prune.graph.channels import components
+from tfseg_prune.graph.cost import CostModel
+
+RANKINGS = ("global", "layer", "scope")
+
+
+class BudgetError(ValueError):
+    """A budget that makes no sense or can't be reached."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Budget:
+    """What the smaller model may cost.
+
+    ```python
+    tsp.Budget(macs=0.5)                  # half of the MACs
+    tsp.Budget(macs=2_000_000_000)        # an absolute number
+    tsp.Budget(macs=0.5, params=0.4)      # both
+    ```
+
+    Attributes:
+        macs: MACs per image: a float in (0, 1] is a fraction of the model's, an int absolute.
+        params: Parameters, likewise.
+
+    Raises:
+        BudgetError: If neither is given, or one is zero, negative, NaN, or a fraction above 1.
+    """
+
+    macs: float | int | None = None
+    params: float | int | None = None
+
+    def __post_init__(self):
+        if self.macs is None and self.params is None:
+            raise BudgetError(
+                "A budget must limit something. Expected: `Budget(macs=0.5)` or"
+                " `Budget(params=...)`. Received: nothing"
+            )
+        for name in ("macs", "params"):
+            value = getattr(self, name)
+            if value is None:
+                continue
+            number = isinstance(value, (int, float, np.integer, np.floating))
+            whole = number and isinstance(value, (int, np.integer)) and not isinstance(value, bool)
+            if not number or isinstance(value, bool) or not (
+                0 < value if whole else 0 < value <= 1
+            ):
+                raise BudgetError(
+                    f"The budget in {name} makes no sense. Expected: a fraction as a float in"
+                    f" (0, 1], or an absolute number as a positive int. Received: {name}={value!r}"
+                )
+
+    @property
+    def asked(self):
+        """What was asked, as plain values."""
+        return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
+
+    def targets(self, full):
+        """{"macs" | "params": absolute limit}.
+
+        Args:
+            full: Object with the `.macs` and `.params` of the whole model.
+        """
+        targets = {}
+        for name, value in self.asked.items():
+            # The int 1 is an absolute number, the float 1.0 all of it.
+            whole = isinstance(value, (int, np.integer))
+            targets[name] = float(value) if whole else value * getattr(full, name)
+        return targets
+
+
+def meet_budget(
+    graph, scores, budget, *, ranking="global", scopes=None, align=1, floor=0.1, groups=None
+):
+    """The units that stay: the best-ranked ones that cost at most the budget, and hardly less.
+
+    Units get a position in [0, 1) by ascending score: among all units (`"global"`), within their
+    layer (`"layer"`: the same fraction everywhere), or within their scope (`"scope"`: the same
+    fraction, hence a threshold of its own, in every scope). The lowest position p such that
+    dropping every unit below p meets the budget is found by bisection; what the last step
+    overshot is then given back to the best-ranked dropped units that still fit. The cost is
+    therefore below the target by less than the cheapest unit (or `align` of them) that was
+    dropped.
+
+    Args:
+        graph: `ChannelGraph`.
+        scores: float array `[num_units]`, higher = keep, NaN = never pruned.
+        budget: `Budget`.
+        ranking: "global", "layer" or "scope".
+        scopes: {scope name: regular expression for layer names}, for `ranking="scope"`; layers
+            that match none form a scope of their own. Defaults to names that start with
+            `backbone_` and `decoder_`.
+        align: Every width that changes becomes a multiple of this.
+        floor: Fraction of its channels that every layer keeps at least, and one channel.
+        groups: {layer name: groups} of convolutions that become grouped, for the cost.
+
+    Returns:
+        Boolean array `[num_units]`.
+
+    Raises:
+        BudgetError: If even the floor costs more; the message says what is reachable.
+        ValueError: On a senseless option.
+    """
+    if ranking not in RANKINGS:
+        raise ValueError(
+            f"Unknown ranking. Expected: one of {', '.join(RANKINGS)}. Received: {ranking!r}"
+        )
+    if not isinstance(align, int) or align < 1:
+        raise ValueError(f"`align` must be a positive integer. Received: {align!r}")
+    if not 0 <= floor <= 1:
+        raise ValueError(f"`floor` must be a fraction in [0, 1]. Received: {floor!r}")
+    cost = CostModel(graph, groups=groups)
+    full = cost.table()
+    limits = budget.targets(full)
+    classes, class_scores = _tie(graph, scores)
+    widths = _widths(graph, classes, class_scores, ranking, scopes, align, floor)
+
+    def keep_units(counts):
+        keep = np.ones(int(classes.max()) + 1, bool)
+        for width, count in zip(widths, counts):
+            keep[width.members[count:]] = False
+        return keep[classes]
+
+    def fits(counts):
+        weights = keep_units(counts).astype(float)
+        return all(getattr(cost, name)(weights) <= limit for name, limit in limits.items())
+
+    def at(position):
+        return [width.count(position) for width in widths]
+
+    least = at(math.inf)
+    if not fits(least):
+        weights = keep_units(least).astype(float)
+        wanted = []
+        for name, limit in limits.items():
+            reached, whole = getattr(cost, name)(weights), getattr(full, name)
+            if reached > limit:
+                wanted.append(
+                    f"at most {limit:,.0f} {name} ({limit / whole:.3f} of {whole:,}), where"
+                    f" {reached:,.0f} ({reached / whole:.3f}) is the least reachable"
+                )
+        raise BudgetError(
+            f"The budget can't be reached with floor={floor}, align={align} and what is never"
+            f" pruned in '{graph.model.name}'. Expected: a larger budget, a lower floor or fewer"
+            f" exclusions. Received: {'; '.join(wanted)}"
+        )
+    positions = np.unique(np.concatenate([[0.0], *[w.positions for w in widths]]))
+    low, high = -1, len(positions)  # `high` fits (it stands for infinity), `low` doesn't
+    while high - low > 1:
+        middle = (low + high) // 2
+        if fits(at(positions[middle])):
+            high = middle
+        else:
+            low = middle
+    counts = at(positions[high]) if high < len(positions) else least
+    return keep_units(_give_back(widths, counts, fits))
+
+
+def _give_back(widths, counts, fits):
+    """Raises single widths, best-ranked first, as long as the budget allows."""
+    queue = [
+        (-width.positions[count], index)
+        for index, (width, count) in enumerate(zip(widths, counts))
+        if count < len(width.members)
+    ]
+    heapq.heapify(queue)
+    while queue:
+        _, index = heapq.heappop(queue)
+        width = widths[index]
+        raised = list(counts)
+        raised[index] = width.next(counts[index])
+        # Costs only grow, so a width that doesn't fit now never will.
+        if fits(raised):
+            counts = raised
+            if counts[index] < len(width.members):
+                heapq.heappush(queue, (-width.positions[counts[index]], index))
+    return counts
+
+
+@dataclasses.dataclass(frozen=True)
+class _Width:
+    """One width to choose: its classes from the best to the worst, and how many may stay."""
+
+    members: np.ndarray
+    positions: np.ndarray  # descending, beside `members`
+    floor: int
+    step: int
+
+    def count(self, position):
+        """How many stay if all below `position` go."""
+        stay = int(np.searchsorted(-self.positions, -position, side="right"))
+        if self.step > 1 and stay < len(self.members):
+            stay = int(stay / self.step + 0.5) * self.step
+        return min(len(self.members), max(stay, self.floor))
+
+    def next(self, count):
+        return min(len(self.members), (count // self.step + 1) * self.step)
+
+
+def _tie(graph, scores):
+    """Classes of units that go together, and their scores.
+
+    Groups of a grouped convolution must keep equally many channels. The best of every group are
+    tied together, then the second best, and so on: whatever classes are dropped, the groups stay
+    equal, also where several grouped convolutions share channels.
+    """
+    edges = []
+    for rows in graph.balanced:
+        ranked = np.take_along_axis(
+            rows, np.argsort(-np.nan_to_num(scores[rows], nan=np.inf), axis=1, kind="stable"), 1
+        )
+        edges += [(ranked[0], row) for row in ranked[1:]]
+    classes = components(graph.num_units, edges)
+    held = np.where(graph.prunable, scores, np.nan)
+    total = np.bincount(classes, np.nan_to_num(held))
+    known = np.isnan(held)
+    blocked = np.bincount(classes, known) > 0
+    return classes, np.where(blocked, np.nan, total / np.bincount(classes))
+
+
+def _widths(graph, classes, scores, ranking, scopes, align, floor):
+    groups = [
+        group for group in graph.groups_of(classes) if not np.isnan(scores[group.members]).all()
+    ]
+    members = [group.members[~np.isnan(scores[group.members])] for group in groups]
+    if not groups:
+        return []
+    if ranking == "layer":
+        labels = list(range(len(groups)))
+    elif ranking == "scope":
+        labels = [_scope(next(iter(group.layers)), scopes) for group in groups]
+    else:
+        labels = [0] * len(groups)
+    position = np.zeros(len(scores))
+    for label in set(labels):
+        pool = np.concatenate([m for m, own in zip(members, labels) if own == label])
+        order = pool[np.argsort(scores[pool], kind="stable")]
+        position[order] = (np.arange(len(order)) + 0.5) / len(order)
+    widths = []
+    for group, own in zip(groups, members):
+        fixed = len(group.members) - len(own)
+        step = align // math.gcd(align, *group.layers.values())
+        least = max(math.ceil(floor * len(group.members) - 1e-9), 1) - fixed
+        least = min(len(own), max(0, -(-least // step) * step))
+        own = own[np.argsort(-position[own], kind="stable")]
+        widths.append(_Width(own, position[own], least, step))
+    return widths
+
+
+def _scope(layer, scopes):
+    for name, pattern in (scopes or {"backbone": "^backbone_", "decoder": "^decoder_"}).items():
+        if re.search(pattern, layer):
+            return name
+    return None

@@ -1,0 +1,69 @@
+"""Optimisers with the poly schedule of semantic segmentation."""
+
+import keras
+
+_OPTIMIZERS = ("sgd", "adamw")
+
+
+def optimizer(
+    name,
+    *,
+    learning_rate,
+    steps,
+    power=0.9,
+    end_learning_rate=0.0,
+    weight_decay=0.0,
+    momentum=0.9,
+    global_clipnorm=None,
+):
+    """An optimiser whose learning rate decays as `rate * (1 - step / steps) ** power`.
+
+    Weight decay is decoupled, as in Keras (`w -= rate * weight_decay * w`), and spares biases and
+    the gamma and beta of normalisation layers. Under SGD with momentum `m` a paper's L2 penalty
+    of `d` pulls about `1 / (1 - m)` times as hard as a decoupled decay of `d`.
+
+    Args:
+        name: `"sgd"` (with momentum) or `"adamw"`.
+        learning_rate: Float > 0. Rate of the first step.
+        steps: Integer > 0. Steps (batches) of the whole run, all epochs together.
+        power: Float. Exponent of the decay. Defaults to 0.9.
+        end_learning_rate: Float. Rate after the last step. Defaults to 0.
+        weight_decay: Float >= 0. Defaults to 0.
+        momentum: Float in [0, 1), for `"sgd"`. Defaults to 0.9.
+        global_clipnorm: Float or None. Longest gradient, all variables together. Defaults to None.
+
+    Returns:
+        A `keras.optimizers.Optimizer`.
+
+    Raises:
+        ValueError: If the name is unknown, or a number is out of its range.
+
+    Example:
+
+    >>> sgd = optimizer("sgd", learning_rate=0.05, steps=20 * 46, weight_decay=1e-4)
+    """
+    if name not in _OPTIMIZERS:
+        raise ValueError(
+            f"Invalid optimizer name. Expected: one of {', '.join(_OPTIMIZERS)}. "
+            f"Received: name={name!r}"
+        )
+    if not (0.0 < learning_rate < float("inf")) or weight_decay < 0.0 or steps < 1:
+        raise ValueError(
+            "Invalid optimizer arguments. Expected: learning_rate > 0, steps >= 1 and "
+            f"weight_decay >= 0. Received: learning_rate={learning_rate}, steps={steps}, "
+            f"weight_decay={weight_decay}"
+        )
+    options = {
+        "learning_rate": keras.optimizers.schedules.PolynomialDecay(
+            learning_rate, steps, end_learning_rate=end_learning_rate, power=power
+        ),
+        "weight_decay": weight_decay or None,
+        "global_clipnorm": global_clipnorm,
+    }
+    if name == "sgd":
+        built = keras.optimizers.SGD(momentum=momentum, **options)
+    else:
+        # AdamW insists on a number.
+        built = keras.optimizers.AdamW(**{**options, "weight_decay": weight_decay})
+    built.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    return built
