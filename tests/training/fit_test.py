@@ -426,3 +426,7 @@ def test_progress_is_plain_lines_without_a_terminal(tmp_path, capsys):
     lines = capsys.readouterr().out.strip().splitlines()
     assert len(lines) == 2 and lines[1].startswith("train epoch 2/2  loss ")
     assert "val_miou" in lines[0] and "ETA" in lines[0] and "\x1b" not in "".join(lines)
+    toys.run(tmp_path, epochs=3)
+    assert capsys.readouterr().out.startswith("train resumes at epoch 3\ntrain epoch 3/3")
+    toys.run(tmp_path, epochs=4, verbose=False)
+    assert capsys.readouterr().out == ""

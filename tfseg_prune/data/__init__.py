@@ -11,7 +11,7 @@ import pkgutil
 from tfseg_prune.data.augment import Augment
 from tfseg_prune.data.batches import Batches
 from tfseg_prune.data.dataset import ClassInfo, Dataset, DatasetError, closest
-from tfseg_prune.data.images import colorize, ids_from_colors, read_image
+from tfseg_prune.data.images import colorize, ids_from_colors, read_folder, read_image
 
 __all__ = [
     "Augment",
@@ -23,6 +23,7 @@ __all__ = [
     "ids_from_colors",
     "load",
     "names",
+    "read_folder",
     "read_image",
 ]
 

@@ -31,8 +31,6 @@ import pathlib
 from tfseg_prune.data import images
 from tfseg_prune.data.dataset import SPLITS, ClassInfo, Dataset, DatasetError, check_split
 
-_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
-
 
 def load_split(
     split: str,
@@ -176,7 +174,7 @@ def _is_class(entry):
 
 
 def _pairs(folder):
-    found_images = _by_stem(folder / "images", _SUFFIXES)
+    found_images = _by_stem(folder / "images", images.IMAGE_SUFFIXES)
     found_labels = _by_stem(folder / "labels", (".png",))
     problems = []
     for there, missing in (("image", "label"), ("label", "image")):

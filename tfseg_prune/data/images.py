@@ -1,6 +1,7 @@
 """Reading, resizing and colouring of images and label maps."""
 
 import os
+import pathlib
 from collections.abc import Sequence
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image, ImageOps
 from tfseg_prune.data.dataset import ClassInfo, DatasetError
 
 IGNORED_COLOR = (0, 0, 0)
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def read_image(path: str | os.PathLike) -> np.ndarray:
@@ -37,6 +39,29 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     if image.getexif().get(0x0112, 1) != 1:
         image = ImageOps.exif_transpose(image)
     return np.array(image.convert("RGB"))
+
+
+def read_folder(folder: str | os.PathLike, size: tuple[int, int]) -> np.ndarray:
+    """All images of a folder, resized bilinearly, by name.
+
+    Args:
+        folder: Folder of JPEG or PNG images; other files are passed over.
+        size: `(height, width)` in pixels.
+
+    Returns:
+        float32 `[number, height, width, 3]`, in [0, 255].
+
+    Raises:
+        DatasetError: If there is no image, or one can't be decoded.
+    """
+    folder = pathlib.Path(folder)
+    paths = sorted(path for path in folder.glob("*") if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DatasetError(
+            f"No images. Expected: a folder with files that end in {', '.join(IMAGE_SUFFIXES)}. "
+            f"Received: '{folder}'{'' if folder.is_dir() else ', which is no folder'}."
+        )
+    return np.stack([resize_image(read_image(path), size) for path in paths]).astype(np.float32)
 
 
 def read_label(path: str | os.PathLike) -> np.ndarray:

@@ -114,8 +114,8 @@ def export(
     if half:
         raise ExportError(
             "LiteRT's kernels compute in float32. Expected: layers of dtype policy 'float32'. "
-            f"Received: {len(half)} layers of half precision, such as {', '.join(half[:3])}. Remedy: "
-            "set layer.dtype_policy = 'float32' for all layers of the trained model; "
+            f"Received: {len(half)} layers of half precision, such as {', '.join(half[:3])}. "
+            "Remedy: set layer.dtype_policy = 'float32' for all layers of the trained model; "
             "precision='float16' then halves the file's weights."
         )
     images = None
@@ -129,8 +129,8 @@ def export(
     if custom or inside.dynamic:
         wrong = f"the ops {custom}" if custom else f"shapes that vary in {list(inside.dynamic)[:5]}"
         raise ExportError(
-            f"The file would not run on delegates. Expected: built-in ops of fixed shapes. Received: "
-            f"{wrong} from model {model.name!r}. Remedy: no shapes that depend on the data."
+            f"The file would not run on delegates. Expected: built-in ops of fixed shapes. "
+            f"Received: {wrong} from model {model.name!r}. Remedy: no shapes that depend on the data."
         )
     _write(path, data)
     return Export(
@@ -145,7 +145,7 @@ def export(
 
 
 def _representative(source, limit, shape):
-    """The first `limit` images of `source` as one array float32 `[batch, height, width, channels]`."""
+    """The first `limit` images of `source` as one float32 `[batch, height, width, channels]`."""
     if source is None:
         raise ValueError(
             "int8 needs to see images. Expected: representative=images as the network takes them, "

@@ -21,7 +21,7 @@ def batches(source):
         source = [source]
     elif hasattr(source, "__getitem__") and hasattr(source, "__len__"):
         # A PyDataset raises no IndexError at its end, so that plain iteration would not stop.
-        source = (source[i] for i in range(len(source)))
+        source = map(source.__getitem__, range(len(source)))
     for item in source:
         images, labels = (item[0], item[1]) if isinstance(item, (tuple, list)) else (item, None)
         images = keras.ops.convert_to_numpy(images).astype("float32")

@@ -193,8 +193,8 @@ def _reference(model, tail, shape, answers):
             f"answers {tuple(int(side) for side in answers['shape'])}. Remedy: export it again, or "
             "name the tail that it has."
         )
-    # Compiled once: run eagerly, each grouped convolution is compiled again on every call. XLA makes
-    # TensorFlow several times slower on a CPU.
+    # Compiled once: run eagerly, each grouped convolution is compiled again on every call. XLA
+    # makes TensorFlow several times slower on a CPU.
     reference.compile(jit_compile=keras.backend.backend() != "tensorflow")
     return reference
 
@@ -220,13 +220,13 @@ def _with_labels(images, labels):
 def _check_labels(labels, images):
     if labels is None or labels.shape != images.shape[:3]:
         raise ValueError(
-            f"A metric needs labels. Expected: {images.shape[:3]}, one class index per pixel of the "
-            f"images. Received: {None if labels is None else labels.shape}."
+            f"A metric needs labels. Expected: {images.shape[:3]}, one class index per pixel "
+            f"of the images. Received: {None if labels is None else labels.shape}."
         )
 
 
 def _run(opened, takes, answers, image):
-    """What the interpreter answers to one image, as float32 logits or int32 class map of batch 1."""
+    """What the interpreter answers to one image: float32 logits or an int32 class map, batch 1."""
     trace.set_input(opened, image[None])
     try:
         opened.invoke()

@@ -123,7 +123,7 @@ def functional(model):
 
 
 def is_graph(operation):
-    """Whether `operation` is a model that is known as a graph: functional, or sequential and built."""
+    """Whether `operation` is a model known as a graph: functional, or sequential and built."""
     return isinstance(operation, keras.Model) and bool(getattr(operation, "inputs", None))
 
 
@@ -160,7 +160,7 @@ def _is_identity(operation):
 
 
 def _image_size(model, image_size):
-    """The `(height, width)` to export at: the model's own, or the given one for a model of any size."""
+    """The `(height, width)` to export at: the model's, or the given one if it takes any size."""
     own = tuple(model.inputs[0].shape[1:3])
     if image_size is None:
         image_size = own
@@ -171,8 +171,8 @@ def _image_size(model, image_size):
     )
     if not fits or model.inputs[0].shape[-1] is None:
         raise ValueError(
-            "Cannot fix the model's input size. Expected: a known height, width and channel number. "
-            f"Received: input {_layer_name(model.inputs[0])!r} of shape "
+            "Cannot fix the model's input size. Expected: a known height, width and channel "
+            f"number. Received: input {_layer_name(model.inputs[0])!r} of shape "
             f"{tuple(model.inputs[0].shape)}, image_size={image_size}. Remedy: give image_size="
             "(height, width) in pixels that the model takes, or build it with an input_shape."
         )

@@ -11,8 +11,10 @@ from tfseg_prune.deploy import contents
 from tfseg_prune.deploy.quiet import quiet
 from tfseg_prune.deploy.tail import Argmax, is_graph
 
-# Root mean square difference of a tensor over its range in Keras, beyond which it has diverged.
-TOLERANCES = {"float32": 2e-5, "float16": 3e-3, "dynamic": 0.01, "int8": 0.02}
+# Root mean square difference of a tensor from Keras' over the standard deviation of Keras', beyond
+# which the two have diverged.
+TOLERANCES = {"float32": 1e-4, "float16": 0.01, "dynamic": 0.05, "int8": 0.1}
+_FADING = 0.05
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,9 +23,10 @@ class Divergence:
 
     Args:
         layer: the Keras layer's name; inside a nested model, after the model's name and a slash.
-        fused_with: layers that the converter merged with it into one op, of which any may be it.
+            Of layers that the converter merged into one op, the one with most weights.
+        fused_with: the others of these; any of them may be the one.
         tensor: name of the file's tensor that was compared; `None` where the file keeps none.
-        difference: root mean square difference over the tensor's range in Keras.
+        difference: root mean square difference over the tensor's standard deviation in Keras.
         tolerance: what the file's precision allows.
         gradual: no layer is beyond the tolerance, and `layer` merely adds most to the difference.
     """
@@ -38,13 +41,13 @@ class Divergence:
     def __str__(self):
         if self.gradual:
             return (
-                f"No single layer departs by more than {self.tolerance:.0e} of its range: the "
-                f"differences gather. {self.layer!r} adds most, up to {self.difference:.1e}."
+                f"No single layer departs by more than {self.tolerance:.2g} of its deviation: the "
+                f"differences gather. {self.layer!r} adds most, up to {self.difference:.2g}."
             )
         fused = f" (one op with {', '.join(map(repr, self.fused_with))})" if self.fused_with else ""
         return (
-            f"The two first diverge at layer {self.layer!r}{fused}: by {self.difference:.1e} of its "
-            f"range, beyond {self.tolerance:.0e}."
+            f"The two first diverge at layer {self.layer!r}{fused}: by {self.difference:.2g} of "
+            f"its deviation, beyond {self.tolerance:.2g}."
         )
 
 
@@ -105,9 +108,10 @@ def first_divergence(model, path, image):
     else:
         chain = _fused(nodes, suspects[0], readers, in_order, inside.tensors)
     tensor = chain[-1].tensor
+    heaviest = max(chain, key=lambda node: _weight_count(node.operation))
     return Divergence(
-        layer=chain[0].name,
-        fused_with=tuple(node.name for node in chain[1:]),
+        layer=heaviest.name,
+        fused_with=tuple(node.name for node in chain if node is not heaviest),
         tensor=None if tensor is None else inside.tensors[tensor],
         difference=float(chain[-1].error),
         tolerance=tolerance,
@@ -146,15 +150,21 @@ def _is_called(name, part):
     return re.fullmatch(re.escape(name) + r"(_\d+)?", part) is not None
 
 
+def _weight_count(operation):
+    return operation.count_params() if isinstance(operation, keras.layers.Layer) else 0
+
+
 def _may_be(node, tensor):
     """Whether the file's tensor, by its name, may be the output of `node`."""
-    if not isinstance(node.operation, keras.layers.Layer):
-        return True  # plain operations leave no name of their own: any tensor of the shape may be it
-    for name in tensor.split(";"):
-        parts = iter(name.split("/"))
-        if all(any(_is_called(step, part) for part in parts) for step in node.path):
-            return True
-    return False
+    # Plain operations leave no name of their own: any tensor of the shape may be it.
+    is_layer = isinstance(node.operation, keras.layers.Layer)
+    return not is_layer or any(_speaks_of(node, part) for part in tensor.split(";"))
+
+
+def _speaks_of(node, part):
+    """Whether one of the names that a tensor's is joined from is inside the scope of `node`."""
+    scopes = iter(part.split("/"))
+    return all(any(_is_called(step, scope) for scope in scopes) for step in node.path)
 
 
 def _keras_nodes(model, image):
@@ -167,7 +177,7 @@ def _keras_nodes(model, image):
 
 
 def _walk(model, inputs, feeds, path, nodes):
-    """Appends the nodes of `model` and returns the feeds of its outputs; nested models are entered."""
+    """Appends the nodes of `model`, and of models in it; returns the feeds of its outputs."""
     graph = keras.Model(model.inputs, model.outputs)
     calls = [
         call
@@ -214,7 +224,7 @@ def _file_tensors(path, inside, image):
 
 
 def set_input(model, image):
-    """Gives the interpreter its image float32 `[1, height, width, channels]`, quantised if it asks."""
+    """Gives the interpreter its image, float32 of batch 1, quantised if it asks for that."""
     entry = model.get_input_details()[0]
     scale, zero = entry["quantization"]
     if scale:
@@ -232,18 +242,17 @@ def dequantised(value, entry):
 
 
 def _difference(value, expected):
-    """Root mean square difference over the range of `expected`; infinite if the shapes differ."""
-    if value.shape != expected.shape or not value.size:
+    """Root mean square difference over the deviation of `expected`; infinite if shapes differ."""
+    if value.shape != expected.shape or not value.size or not np.isfinite(value).all():
         return np.inf
-    expected = expected.astype("float32")
-    # A tensor that is constant has no range: its magnitude serves, so that a bias isn't blamed.
-    span = float(np.ptp(expected)) or float(np.abs(expected).max()) or 1.0
-    error = float(np.sqrt(np.mean(np.square(value - expected), dtype="float64"))) / span
-    return error if np.isfinite(error) else np.inf
+    value, expected = value.astype("float64"), expected.astype("float64")
+    # A constant has no deviation: its magnitude serves.
+    scale = expected.std() or np.abs(expected).max() or 1.0
+    return float(np.sqrt(np.mean(np.square(value - expected))) / scale)
 
 
 def _readers(nodes):
-    """Places of the nodes that the answer depends on, each with the places of those that read it."""
+    """Places of the nodes that the answer depends on, each with the places of its readers."""
     readers = {len(nodes) - 1: []}
     for place in reversed(range(len(nodes))):
         if place in readers:
@@ -255,21 +264,27 @@ def _readers(nodes):
 def _in_order(nodes, readers, tolerance):
     """Places of the nodes that the file computes right, as far as one can see.
 
-    A node without a tensor of its own was fused away: one right reader shows that it was right. One
-    whose only candidates are wrong is excused only if all its readers are right.
+    A node whose output is nowhere in the file, or only in a tensor that is another node's output,
+    was fused away: one right reader shows that it was right. One with a wrong tensor of its own
+    may still be right, as that tensor may be a step inside the layer: then all its readers are
+    much nearer to Keras. (A wrong tensor's error does fade behind it, but not at once.)
     """
-    in_order = set()
+    claimed = {node.tensor for node in nodes if node.error <= tolerance}
+    nearness = {}
     for place in sorted(readers, reverse=True):
         node = nodes[place]
-        behind = [reader in in_order for reader in readers[place]]
-        excused = any(behind) if node.tensor is None else bool(behind) and all(behind)
-        if node.error <= tolerance or excused:
-            in_order.add(place)
-    return in_order
+        behind = [nearness[reader] for reader in readers[place]] or [np.inf]
+        if node.error <= tolerance:
+            nearness[place] = node.error
+        elif node.tensor is None or node.tensor in claimed:
+            nearness[place] = min(behind)
+        else:
+            nearness[place] = max(behind) if max(behind) < _FADING * node.error else np.inf
+    return {place for place, error in nearness.items() if error <= tolerance}
 
 
 def _steepest(nodes, tolerance):
-    """Place of the node, of those found in the file, that adds most to the error of what feeds it."""
+    """Place of the node found in the file that adds most to the error of what feeds it."""
     inherited, steepest, most = [], len(nodes) - 1, -np.inf
     for place, node in enumerate(nodes):
         before = max((inherited[feed] for feed in node.feeds), default=0.0)
@@ -281,18 +296,22 @@ def _steepest(nodes, tolerance):
 
 
 def _fused(nodes, first, readers, in_order, names):
-    """The wrong node `first` and those behind it that the converter merged with it into one op."""
-    chain, tensor = [nodes[first]], nodes[first].tensor
-    place = first
-    while isinstance(nodes[first].operation, keras.layers.Layer) and len(readers[place]) == 1:
-        place = readers[place][0]
+    """The wrong node `first` and those behind it that the converter merged with it into one op.
+
+    The op's tensor is named after all of them, so that each has a part of the name to itself.
+    """
+    chain, place, tensor = [], first, None
+    while place not in in_order:
         node = nodes[place]
-        if place in in_order:
-            break
-        if tensor is not None and (
-            not isinstance(node.operation, keras.layers.Layer) or not _may_be(node, names[tensor])
-        ):
-            break
+        is_layer = isinstance(node.operation, keras.layers.Layer)
+        if tensor is not None:
+            parts = [part for part in parts if not _speaks_of(chain[-1], part)]
+            if not is_layer or not any(_speaks_of(node, part) for part in parts):
+                break
         chain.append(node)
-        tensor = node.tensor if tensor is None else tensor
+        if tensor is None and node.tensor is not None:
+            tensor, parts = node.tensor, names[node.tensor].split(";")
+        if not is_layer or len(readers[place]) != 1:
+            break
+        place = readers[place][0]
     return chain

@@ -5,7 +5,9 @@ import json
 import math
 import pathlib
 
+import rich.box
 import rich.console
+import rich.markup
 import rich.table
 import rich.text
 
@@ -235,6 +237,35 @@ def print_summary(summary, *, console=None):
     >>> print_summary({"name": "demo"})  # doctest: +SKIP
     """
     (console or rich.console.Console()).print(console_table(summary))
+
+
+def print_layers(before, after, widths, *, console=None):
+    """Prints what surgery did, layer by layer.
+
+    Args:
+        before: cost of the dense network: `.macs`, `.params` and `.layers`, a dictionary of layer
+            names to objects with `.macs` and `.params`.
+        after: the same of the pruned one.
+        widths: dictionary of layer names to `(channels before, channels after)`, of the layers
+            that lost some.
+        console: a `rich.console.Console`. Defaults to `None`, one on stdout.
+    """
+    drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD)
+    for title in ("Layer", "Channels", "MACs before", "after", "Parameters before", "after"):
+        drawn.add_column(title, justify="left" if title == "Layer" else "right")
+
+    def add(name, channels, old, new):
+        cells = (old.macs, new.macs, old.params, new.params)
+        drawn.add_row(rich.markup.escape(name), channels, *(f"{cell:,}" for cell in cells))
+
+    for name, old in before.layers.items():
+        channels = "{} → {}".format(*widths[name]) if name in widths else ""
+        add(name, channels, old, after.layers[name])
+    drawn.add_section()
+    add("Total", "", before, after)
+    shares = (f"{after.macs / before.macs:.3f} of it", f"{after.params / before.params:.3f} of it")
+    drawn.add_row("", "", "", shares[0], "", shares[1])
+    (console or rich.console.Console()).print(drawn)
 
 
 def load_history(path):

@@ -30,8 +30,10 @@ def compile_segmenter(model, *, optimizer, num_classes, ignore_index, class_weig
 
     Example:
 
-    >>> compile_segmenter(model, optimizer=keras.optimizers.SGD(0.1), num_classes=3,
-    ...                   ignore_index=255)
+    >>> images = keras.Input((8, 8, 3))
+    >>> model = keras.Model(images, keras.layers.Conv2D(11, 1)(images))
+    >>> sgd = keras.optimizers.SGD(0.1)
+    >>> compile_segmenter(model, optimizer=sgd, num_classes=11, ignore_index=255)
     """
     check_classes(model, num_classes)
     model.compile(

@@ -57,7 +57,11 @@ def evaluate(model, batches, *, num_classes, ignore_index):
 
     Example:
 
-    >>> evaluate(model, test_batches, num_classes=11, ignore_index=255).miou
+    >>> images = keras.Input((2, 2, 3))
+    >>> model = keras.Model(images, keras.layers.Identity()(images))
+    >>> batch = np.eye(3)[np.array([[[0, 1], [2, 2]]])], np.array([[[0, 1], [1, 255]]])
+    >>> evaluate(model, [batch], num_classes=3, ignore_index=255).per_class_iou
+    (1.0, 0.5, 0.0)
     """
     check_classes(model, num_classes)
     predictor = _ClassMap(model)

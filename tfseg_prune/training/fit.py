@@ -1,5 +1,6 @@
 """Training that survives being killed: one `model.fit`, a checkpoint at each epoch."""
 
+import contextlib
 import math
 import time
 
@@ -211,9 +212,23 @@ def fit(
 
     Example:
 
-    >>> history = fit(model, train_batches, epochs=20, checkpoint_dir="run/train",
-    ...               log_path="run/metrics.jsonl", validation=val_batches)
-    >>> history[-1]["val_miou"]
+    >>> import tempfile
+    >>> from tfseg_prune import data, training
+    >>> streets = data.load("streets", "train", size=(32, 48), count=2)
+    >>> train = data.Batches(streets, batch_size=2, image_size=(32, 48), shuffle=True)
+    >>> images = keras.Input((32, 48, 3))
+    >>> model = keras.Model(images, keras.layers.Conv2D(streets.num_classes, 3, padding="same")(
+    ...     keras.layers.Rescaling(1 / 255)(images)))
+    >>> training.compile_segmenter(
+    ...     model,
+    ...     optimizer=training.optimizer("sgd", learning_rate=0.1, steps=2),
+    ...     num_classes=streets.num_classes,
+    ...     ignore_index=streets.ignore_index,
+    ... )
+    >>> with tempfile.TemporaryDirectory() as run:
+    ...     history = fit(model, train, epochs=2, checkpoint_dir=run, verbose=False)
+    >>> history[1]["loss"] < history[0]["loss"]
+    True
     """
     callbacks = list(callbacks)
     _check_arguments(model, train, validation, epochs, keep)
@@ -257,7 +272,7 @@ def _fit(run, verbose):
         run.stage, epochs=run.epochs, initial_epoch=run.first_epoch, steps=len(run.train)
     )
     try:
-        with reporter:
+        with reporter if verbose else contextlib.nullcontext():
             run.model.fit(
                 run.train,
                 epochs=run.epochs,

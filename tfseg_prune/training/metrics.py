@@ -43,9 +43,9 @@ class MeanIoU(keras.metrics.MeanIoU):
     Example:
 
     >>> metric = MeanIoU(num_classes=2, ignore_index=255, sparse_predictions=True)
-    >>> metric.update_state(np.array([0, 1, 1, 255]), np.array([0, 1, 0, 0]))
-    >>> float(metric.result())
-    0.5
+    >>> _ = metric.update_state(np.array([0, 1, 1, 255]), np.array([0, 1, 0, 0]))
+    >>> metric.per_class()
+    array([0.5, 0.5])
     """
 
     def __init__(

@@ -41,6 +41,8 @@ def optimizer(
     Example:
 
     >>> sgd = optimizer("sgd", learning_rate=0.05, steps=20 * 46, weight_decay=1e-4)
+    >>> round(float(sgd.learning_rate), 3)
+    0.05
     """
     if name not in _OPTIMIZERS:
         raise ValueError(

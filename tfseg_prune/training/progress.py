@@ -55,6 +55,8 @@ class ProgressReporter(keras.callbacks.Callback):
         self._start = time.monotonic()
 
     def __enter__(self):
+        if self._initial_epoch:
+            self._console.print(f"{self._stage} resumes at epoch {self._initial_epoch + 1}")
         self._progress.start()
         self._start = time.monotonic()
         return self

@@ -42,7 +42,12 @@ def recalibrate(model, batches, *, steps=None):
 
     Example:
 
-    >>> recalibrate(small, train_batches, steps=50)
+    >>> images = keras.Input((4, 4, 3))
+    >>> norm = keras.layers.BatchNormalization()
+    >>> recalibrate(keras.Model(images, norm(images)), [(5.0 * np.ones((2, 4, 4, 3)), None)])
+    1
+    >>> norm.moving_mean.numpy().tolist()
+    [5.0, 5.0, 5.0]
     """
     if steps is not None and steps < 1:
         raise ValueError(f"Invalid `steps`. Expected: >= 1, or None. Received: steps={steps}")

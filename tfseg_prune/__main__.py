@@ -1,0 +1,5 @@
+"""`python -m tfseg_prune` is the command `tfseg-prune`."""
+
+from tfseg_prune.main import console
+
+console()
