@@ -19,7 +19,7 @@ def images(count=4, size=SIZE, seed=0):
 
 
 def segmenter(*, resize="layer"):
-    """All kinds of convolutions with BN, resizes, a sum, a concatenation; ends at half size + resize."""
+    """All kinds of convolutions with BN, a sum, a concatenation; half size, then a resize."""
     keras.utils.set_random_seed(1)
     inputs = keras.Input((*SIZE, 3))
     x = layers.Rescaling(1 / 127.5, -1.0, name="backbone_rescale")(inputs)

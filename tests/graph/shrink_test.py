@@ -18,9 +18,9 @@ from tfseg_prune.graph import (
     cost,
     masked_twin,
     register_rule,
+    rules,
     shrink,
 )
-from tfseg_prune.graph import rules
 from tfseg_prune.methods.oneshot import plan as make_plan
 from tfseg_prune.search import Budget
 
@@ -248,7 +248,7 @@ def test_attention_keeps_its_scale_when_the_keys_get_narrower():
     name = next(name for name in graph.producers if name.endswith(":key_dim"))
     keep[graph.producers[name][:4]] = False
     small = shrink(model, PruningPlan.from_units(graph, keep))
-    attention = next(l for l in small.layers if isinstance(l, layers.MultiHeadAttention))
+    attention = next(x for x in small.layers if isinstance(x, layers.MultiHeadAttention))
     assert attention.key_dim == 2
 
 

@@ -2,8 +2,7 @@ import keras
 import numpy as np
 import pytest
 
-from tfseg_prune.models import deeplab
-from tfseg_prune.models import weights
+from tfseg_prune.models import deeplab, weights
 
 
 @pytest.fixture(scope="module")

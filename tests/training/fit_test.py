@@ -66,11 +66,13 @@ def uninterrupted(tmp_path_factory):
     return directory, final, history
 
 
-def _python(code, *args, backend="tensorflow"):
+def _python(code, *args, backend, cache):
     environment = {
         **os.environ,
         "KERAS_BACKEND": backend,
         "JAX_PLATFORMS": "cpu",
+        "JAX_COMPILATION_CACHE_DIR": str(cache),
+        "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0",
         "PYTHONPATH": str(ROOT),
         "TF_CPP_MIN_LOG_LEVEL": "2",
     }
@@ -84,14 +86,14 @@ def _python(code, *args, backend="tensorflow"):
     )
 
 
-def _kill_at_a_random_moment(directory, backend):
+def _kill_at_a_random_moment(directory, backend, cache):
     """`kill -9` at some moment between the first checkpoint and about the end of epoch 3."""
     code = (
         "import sys; from tests.training import toys;"
         "toys.run(sys.argv[1], delay=0.1, workers=2, eager=False)"
     )
-    process = _python(code, directory, backend=backend)
-    deadline = time.monotonic() + 60
+    process = _python(code, directory, backend=backend, cache=cache)
+    deadline = time.monotonic() + 120
     while not os.path.isdir(os.path.join(directory, "checkpoints", "epoch-0001")):
         assert process.poll() is None, process.stdout.read()
         assert time.monotonic() < deadline
@@ -105,7 +107,7 @@ def _kill_at_a_random_moment(directory, backend):
 
 
 def test_resumes_after_kill_9_with_the_same_result(tmp_path):
-    moment = _kill_at_a_random_moment(tmp_path / "killed", "tensorflow")
+    moment = _kill_at_a_random_moment(tmp_path / "killed", "tensorflow", tmp_path)
     print(moment)
     final, history = toys.run(tmp_path / "whole", eager=False)
     # Another seed, and no workers: nothing may depend on either.
@@ -153,13 +155,14 @@ print("all well")
 
 
 def test_jax_trains_resumes_after_kill_9_recalibrates_and_stops_on_nan(tmp_path):
-    moment = _kill_at_a_random_moment(tmp_path, "jax")
-    process = _python(_JAX, tmp_path, backend="jax")
-    output, _ = process.communicate(timeout=120)
+    cache = tmp_path / "cache"
+    moment = _kill_at_a_random_moment(tmp_path / "killed", "jax", cache)
+    process = _python(_JAX, tmp_path / "killed", backend="jax", cache=cache)
+    output, _ = process.communicate(timeout=300)
     assert "all well" in output, f"{moment}\n{output}"
 
 
-@pytest.mark.parametrize("stop", [(0, 1), (1, 3), (2, None)])
+@pytest.mark.parametrize("stop", [(0, 1), (1, 2), (2, None)])
 def test_an_exception_anywhere_loses_nothing(tmp_path, uninterrupted, stop):
     _, final, _ = uninterrupted
     with pytest.raises(RuntimeError):
@@ -173,7 +176,7 @@ def test_data_arrive_in_the_order_of_the_epoch(tmp_path, uninterrupted):
     training.fit(toys.compiled(), train, epochs=3, checkpoint_dir=tmp_path, verbose=False)
     # Keras draws the first batches once or twice more to learn their shapes.
     drawn = train.seen[train.seen.index((0, len(train) - 1)) - len(train) + 1 :]
-    assert drawn[-12:] == [(e, i) for e in range(3) for i in range(4)]
+    assert drawn[-9:] == [(e, i) for e in range(3) for i in range(3)]
 
 
 def test_a_data_set_without_epoch_resumes_its_shuffle(tmp_path):
@@ -208,7 +211,7 @@ def test_callbacks_resume_their_state(tmp_path):
         toys.run(tmp_path, callbacks=[Counter(), _Stop(2, 1)])
     counter = Counter()
     toys.run(tmp_path, callbacks=[counter, keras.callbacks.Callback()])
-    assert counter.batches == 16
+    assert counter.batches == 12
 
 
 def test_the_last_two_checkpoints_are_kept_and_leftovers_go(tmp_path, uninterrupted):
@@ -261,7 +264,7 @@ def test_more_epochs_go_on_from_the_last(tmp_path, uninterrupted):
     toys.assert_same(toys.run(tmp_path, epochs=4, seed=1)[0], final)
 
 
-@pytest.mark.parametrize("at", [(1, 0), (1, 2), (1, 3)])
+@pytest.mark.parametrize("at", [(1, 0), (1, 1), (1, 2)])
 def test_nan_stops_at_once_and_keeps_the_last_good(tmp_path, at):
     poison = _Poison(*at)
     keras.utils.set_random_seed(0)
@@ -330,7 +333,7 @@ def test_a_full_disk_leaves_the_previous_checkpoint(tmp_path, monkeypatch, unint
     ("other", "message"),
     [
         (lambda: toys.compiled(width=12), "another model"),
-        (lambda: toys.compiled(optimizer=keras.optimizers.SGD(0.1)), "optimizer SGD"),
+        (lambda: toys.compiled(optimizer=keras.optimizers.Adam(0.1)), "optimizer Adam"),
     ],
 )
 def test_a_checkpoint_of_another_model_is_refused(uninterrupted, other, message):

@@ -17,7 +17,7 @@ SIZE = 8
 class Toy(keras.utils.PyDataset):
     """Learnable random images, whose order and noise depend on the epoch alone."""
 
-    def __init__(self, num_batches=4, batch_size=4, seed=0, delay=0.0, **kwargs):
+    def __init__(self, num_batches=3, batch_size=4, seed=0, delay=0.0, **kwargs):
         super().__init__(**kwargs)
         self.epoch = 0
         self.seen = []
@@ -76,7 +76,7 @@ def compiled(optimizer=None, *, eager=True, **kwargs):
     model = network(**kwargs)
     training.compile_segmenter(
         model,
-        optimizer=optimizer or training.optimizer("adamw", learning_rate=0.01, steps=40),
+        optimizer=optimizer or training.optimizer("sgd", learning_rate=0.1, steps=30),
         num_classes=NUM_CLASSES,
         ignore_index=IGNORE,
     )
@@ -99,7 +99,7 @@ def run(directory, *, epochs=4, seed=0, eager=True, workers=1, delay=0.0, **kwar
         epochs=epochs,
         checkpoint_dir=os.path.join(directory, "checkpoints"),
         log_path=os.path.join(directory, "metrics.jsonl"),
-        validation=Toy(num_batches=2, seed=9),
+        validation=Toy(num_batches=1, seed=9),
         **kwargs,
     )
     return values(model), history

@@ -31,8 +31,8 @@ def score(graph, *, seed=0):
     if not count.any():
         raise ValueError(
             f"The criterion 'bn_gamma' ranks channels by the scale of their batch normalisation."
-            f" Expected: a model with BatchNormalization(scale=True). Received: '{graph.model.name}',"
-            " which has none. Remedy: use criterion='l1'."
+            " Expected: a model with BatchNormalization(scale=True). Received:"
+            f" '{graph.model.name}', which has none. Remedy: use criterion='l1'."
         )
     mean = np.where(count > 0, total / np.maximum(count, 1), np.nan)
     return {

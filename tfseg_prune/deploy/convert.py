@@ -83,6 +83,8 @@ def _convert_here(model, *, precision, tail, io, image_size, images):
                     tf.float32 if tail == "argmax" else tf.as_dtype(io)
                 )
             return converter.convert()
+        except (OSError, MemoryError):
+            raise  # a full disk, say, is not the model's fault
         except Exception as error:  # the converter raises many kinds, some of its own
             raise _explain(error, wrapped) from error
 
@@ -119,10 +121,10 @@ def _explain(error, model):
     if not ops:
         head = re.sub(r"loc\(.*?\): ", "", text.strip().split("\n")[0])[:300]
         return ExportError(
-            f"The LiteRT converter refuses the model. Expected: layers that it can convert. "
+            "The LiteRT converter refuses the model. Expected: layers that it can convert. "
             f"Received: {type(error).__name__}: {head}"
             + (f" (at {', '.join(map(repr, layers))})." if layers else ".")
-            + f" Remedy: {_BUILT_INS_INSTEAD}; train in mixed precision only with a float32 export."
+            + f" Remedy: {_BUILT_INS_INSTEAD}."
         )
     remedy = next((_REMEDIES[op] for op in ops if op in _REMEDIES), _BUILT_INS_INSTEAD)
     return ExportError(

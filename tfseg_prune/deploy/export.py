@@ -130,7 +130,7 @@ def export(
         wrong = f"the ops {custom}" if custom else f"shapes that vary in {list(inside.dynamic)[:5]}"
         raise ExportError(
             f"The file would not run on delegates. Expected: built-in ops of fixed shapes. "
-            f"Received: {wrong} from model {model.name!r}. Remedy: no shapes that depend on the data."
+            f"Received: {wrong} from {model.name!r}. Remedy: no shapes that depend on the data."
         )
     _write(path, data)
     return Export(

@@ -14,7 +14,7 @@ class Argmax(keras.layers.Layer):
 
     Example:
 
-    >>> Argmax()(keras.ops.ones((1, 4, 6, 3))).shape
+    >>> tuple(Argmax()(keras.ops.ones((1, 4, 6, 3))).shape)
     (1, 4, 6)
     """
 

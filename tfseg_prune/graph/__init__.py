@@ -1,5 +1,6 @@
 """What a Keras model's channels are, what they cost, and how to remove some of them."""
 
+from tfseg_prune.graph import op_rules  # noqa: F401 - registers the rules of raw operations
 from tfseg_prune.graph.channels import ChannelGraph
 from tfseg_prune.graph.cost import Cost, CostModel, LayerCost, cost
 from tfseg_prune.graph.plan import PruningPlan

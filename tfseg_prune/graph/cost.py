@@ -23,7 +23,9 @@ import math
 import numpy as np
 from keras import ops
 
-from tfseg_prune.graph.channels import ChannelGraph, Product, is_nested
+from tfseg_prune.graph.channels import ChannelGraph
+from tfseg_prune.graph.ids import Product
+from tfseg_prune.graph.nodes import is_nested
 
 
 @dataclasses.dataclass(frozen=True)

@@ -8,7 +8,7 @@ says by `trace.call` how it is called on the smaller tensors.
 import numpy as np
 from keras import ops
 
-from tfseg_prune.graph.channels import CONSTANT, Channels, size_of
+from tfseg_prune.graph.ids import CONSTANT, Channels, size_of
 from tfseg_prune.graph.rules import (
     concatenate_ids,
     mix,
@@ -117,8 +117,8 @@ def expand_dims(trace, op, x):
 @register_rule("Squeeze")
 def squeeze(trace, op, x):
     rank = len(x.shape)
-    axes = [a for a in range(rank) if x.shape[a] == 1] if op.axis is None else np.atleast_1d(op.axis)
-    axes = {int(axis) % rank for axis in axes}
+    ones = [axis for axis in range(rank) if x.shape[axis] == 1]
+    axes = {int(axis) % rank for axis in (ones if op.axis is None else np.atleast_1d(op.axis))}
     ids = x.ids.reshape([n for axis, n in enumerate(x.ids.shape) if axis not in axes])
     return Channels(ids, trace.shape)
 
@@ -174,9 +174,8 @@ def split(trace, op, x):
         return ops.split(x, here, axis=axis)
 
     trace.call(resplit)
-    return [
-        trace.channels(part, shape, axis) for part, shape in zip(np.split(ids, points), trace.shapes)
-    ]
+    parts = np.split(ids, points)
+    return [trace.channels(part, shape, axis) for part, shape in zip(parts, trace.shapes)]
 
 
 @register_rule("Unstack")
@@ -263,7 +262,8 @@ def getitem(trace, op, x, key):
         if len(here) > 1 and (np.diff(here) != 1).any():
             return ops.take(x, here, axis=axis)[rest]
         start = int(here[0]) if len(here) else 0
-        return x[tuple(slice(start, start + len(here)) if i == place else k for i, k in enumerate(rest))]
+        run = slice(start, start + len(here))
+        return x[tuple(run if i == place else k for i, k in enumerate(rest))]
 
     trace.call(sliced)
     return Channels(ids, trace.shape)

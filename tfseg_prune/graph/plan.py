@@ -8,10 +8,9 @@ import os
 import pathlib
 import tempfile
 
-import keras
 import numpy as np
 
-from tfseg_prune.graph.channels import functional, is_nested, walk
+from tfseg_prune.graph.nodes import functional, is_nested, walk
 
 _VERSION = 1
 
@@ -179,7 +178,7 @@ class PruningPlan:
     def to_json(self):
         """JSON text that a person can read: one layer a line."""
         layers = ",\n".join(
-            f'    {json.dumps(name)}: {{"of": {self.widths[name]}, "keep": {json.dumps(list(kept))}}}'
+            f"    {json.dumps(name)}: {json.dumps({'of': self.widths[name], 'keep': list(kept)})}"
             for name, kept in self.keep.items()
         )
         lines = ",\n".join(f"    {json.dumps(line)}" for line in self.architecture)

@@ -1,7 +1,7 @@
 """How channel ids pass through each layer type: one small function per type.
 
 A rule is `rule(trace, layer, *args, **kwargs) -> Channels`: it gets the `Channels` of the call's
-tensors in place of the tensors, and tells `trace` (a `tfseg_prune.graph.channels.Trace`) which
+tensors in place of the tensors, and tells `trace` (a `tfseg_prune.graph.trace.Trace`) which
 weights and settings follow which ids and what the layer costs. Teach a layer of your own with
 
 ```python
@@ -21,7 +21,7 @@ import keras
 import numpy as np
 from keras import activations, layers
 
-from tfseg_prune.graph.channels import CONSTANT, Channels, reshape_ids, size_of
+from tfseg_prune.graph.ids import CONSTANT, Channels, reshape_ids, size_of
 
 _RULES = {}
 
@@ -53,8 +53,6 @@ def register_rule(*types):
 
 def find_rule(operation):
     """The rule of a layer or operation, or `None`."""
-    from tfseg_prune.graph import op_rules  # noqa: F401 - registers the rules of raw operations
-
     for cls in type(operation).__mro__:
         if cls in _RULES:
             return _RULES[cls]
@@ -398,7 +396,8 @@ def multi_head_attention(trace, layer, query, value, key=None, **_):
     ins = {part: trace.along(x, -1, why=why) for part, x in given.items()}
     tokens = {part: size_of(x.shape[:-1]) for part, x in given.items()}
     heads, width = layer.num_heads, layer.key_dim
-    key_ids, value_ids = trace.produce(width, "key_dim"), trace.produce(layer.value_dim, "value_dim")
+    key_ids = trace.produce(width, "key_dim")
+    value_ids = trace.produce(layer.value_dim, "value_dim")
     inner = {"query": key_ids, "key": key_ids, "value": value_ids, "gate": value_ids}
 
     def rescale(kept):

@@ -4,8 +4,10 @@ import keras
 import numpy as np
 from keras import ops
 
-from tfseg_prune.graph.channels import ChannelGraph, Kept, functional, is_nested, walk
+from tfseg_prune.graph.channels import ChannelGraph
 from tfseg_prune.graph.cost import CostModel
+from tfseg_prune.graph.ids import Kept
+from tfseg_prune.graph.nodes import functional, is_nested, walk
 
 # Above this many MACs the check runs at a smaller input, where the network allows one.
 _CHECK_MACS = 2e10
@@ -131,7 +133,8 @@ def _compare(names, first, second, select, tolerance=_TOLERANCE, seed=0):
 
 def _relative_difference(reference, answer):
     """Largest difference per image over the image's largest absolute value; the worst image's."""
-    reference, answer = (np.reshape(x, (len(x), -1)).astype("float64") for x in (reference, answer))
+    reference, answer = (np.reshape(x, (len(x), -1)) for x in (reference, answer))
+    reference = reference.astype("float64")
     scale = np.maximum(np.abs(reference).max(axis=1), np.finfo("float32").tiny)
     return float((np.abs(reference - answer).max(axis=1) / scale).max())
 
@@ -192,7 +195,7 @@ class _Surgery:
             problem = f"a convolution with {record.operation.groups} groups already"
         else:
             slot = record.slots[0]
-            ins, outs = (self.kept.count(ids) for ids in (*slot.reads.values(), *slot.writes.values()))
+            ins, outs = (self.kept.count(ids) for ids in slot.axes.values())
             if ins % groups or outs % groups:
                 problem = f"one with {ins} inputs and {outs} outputs after pruning"
         if problem:

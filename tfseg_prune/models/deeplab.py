@@ -3,8 +3,7 @@
 import keras
 from keras import layers
 
-from tfseg_prune.models import arguments
-from tfseg_prune.models import mobilenet
+from tfseg_prune.models import arguments, mobilenet
 from tfseg_prune.models import weights as weights_lib
 
 

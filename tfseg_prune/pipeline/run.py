@@ -542,7 +542,9 @@ class _Run:
             logits = keras.ops.convert_to_numpy(model.predict_on_batch(images))
             answers[name] = logits.argmax(-1)
         return [
-            strips.Strip((image - own.offset) / own.scale, label, dense=dense, pruned=pruned, name=key)
+            strips.Strip(
+                (image - own.offset) / own.scale, label, dense=dense, pruned=pruned, name=key
+            )
             for image, label, dense, pruned, key in zip(
                 images, labels, answers["dense"], answers["pruned"], chosen.keys
             )

@@ -7,8 +7,8 @@ import re
 
 import numpy as np
 
-from tfseg_prune.graph.channels import components
 from tfseg_prune.graph.cost import CostModel
+from tfseg_prune.graph.ids import components
 
 RANKINGS = ("global", "layer", "scope")
 

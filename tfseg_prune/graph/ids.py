@@ -1,0 +1,213 @@
+"""Ids of channels beside tensors, and what the graph notes down about each operation."""
+
+import dataclasses
+import math
+
+import numpy as np
+
+# The id of whatever is no channel at all: a constant, a padded zero, an attention score.
+CONSTANT = 0
+
+
+@dataclasses.dataclass(frozen=True)
+class Channels:
+    """The ids of one tensor.
+
+    Attributes:
+        ids: int64 array of the tensor's rank, of length 1 along every axis on which the id
+            doesn't change, and of the tensor's length elsewhere.
+        shape: The tensor's shape, `None` where it isn't known.
+    """
+
+    ids: np.ndarray
+    shape: tuple
+
+    @property
+    def varying(self):
+        """The axes along which the ids change."""
+        return [axis for axis, size in enumerate(self.ids.shape) if size > 1]
+
+    @property
+    def has_channels(self):
+        return bool((self.ids != CONSTANT).any())
+
+
+@dataclasses.dataclass(frozen=True)
+class Product:
+    """A cost that is `coefficient` times the number of kept channels in each of `sides`."""
+
+    coefficient: float
+    sides: tuple
+
+
+@dataclasses.dataclass(frozen=True)
+class Slot:
+    """How one weight of a layer follows the channels.
+
+    Attributes:
+        index: Position in `layer.weights`.
+        reads: {axis: ids that this axis reads}; the masked twin zeroes what is dropped here.
+        writes: {axis: ids that this axis produces}.
+        follows: {axis: ids that only pass by}, as the gamma of a batch normalisation.
+        groups: Of a grouped convolution; `reads` then holds the ids of all groups in turn.
+        statistic: A moving statistic, which is not counted as a parameter.
+        scale: Function of `Kept` that gives a factor for the weight after surgery, or `None`.
+    """
+
+    index: int
+    reads: dict
+    writes: dict
+    follows: dict
+    groups: int = 1
+    statistic: bool = False
+    scale: object = None
+
+    @property
+    def axes(self):
+        return {**self.reads, **self.writes, **self.follows}
+
+
+@dataclasses.dataclass
+class OpRecord:
+    """All that the graph knows of one operation.
+
+    Attributes:
+        name: Path of the operation: `outer_model/inner_model/layer`.
+        operation: The Keras layer or operation.
+        inputs: `Channels` of the tensors it was first called with, in flat order.
+        outputs: `Channels` of what it answered then.
+        slots: One `Slot` per weight that follows channels.
+        config: {key of `get_config()`: function of `Kept` that gives its value after surgery}.
+        call: Function `(kept, new_operation, *args, **kwargs)` that calls the operation on the
+            smaller tensors, where calling it as it is would be wrong.
+        macs: Products whose sum is the number of multiply-accumulates per sample.
+        produced: {name for plans: ids that the operation created}.
+        contracts: Whether it sums over channels without weights (a matrix product of two
+            activations): the masked twin then masks its inputs.
+        calls: How often it stands in the graph.
+    """
+
+    name: str
+    operation: object
+    inputs: list
+    outputs: list = dataclasses.field(default_factory=list)
+    slots: list = dataclasses.field(default_factory=list)
+    config: dict = dataclasses.field(default_factory=dict)
+    call: object = None
+    macs: list = dataclasses.field(default_factory=list)
+    produced: dict = dataclasses.field(default_factory=dict)
+    contracts: bool = False
+    calls: int = 1
+
+
+class Kept:
+    """Which ids stay, as the functions in `OpRecord.config` and `.call` ask for it."""
+
+    def __init__(self, keep_ids):
+        self._keep = keep_ids
+
+    def mask(self, ids):
+        """Boolean array of the shape of `ids`."""
+        return self._keep[ids]
+
+    def count(self, ids):
+        return int(self._keep[ids].sum())
+
+
+def reshape_ids(x, shape):
+    """`Channels` of `x` reshaped to `shape`, without ever building what doesn't vary.
+
+    Args:
+        x: `Channels`.
+        shape: The full new shape, `None` for the batch.
+
+    Returns:
+        `Channels`, or `None` where an unknown size hides which axes correspond.
+    """
+    old, new = list(x.shape), list(shape)
+    lead = 0
+    while lead < min(len(old), len(new)) and old[lead] == new[lead]:
+        lead += 1
+    tail = 0
+    while tail < min(len(old), len(new)) - lead and old[-1 - tail] == new[-1 - tail]:
+        tail += 1
+    groups = [((axis,), (axis,)) for axis in range(lead)]
+    middle_old = list(range(lead, len(old) - tail))
+    middle_new = list(range(lead, len(new) - tail))
+    if any(old[a] is None for a in middle_old) or any(new[a] is None for a in middle_new):
+        if any(x.ids.shape[a] > 1 for a in middle_old):
+            return None
+        groups.append((tuple(middle_old), tuple(middle_new)))
+    else:
+        groups.extend(_aligned_axes(old, new, middle_old, middle_new))
+    groups += [((len(old) - k,), (len(new) - k,)) for k in range(tail, 0, -1)]
+    full, out = [], []
+    for olds, news in groups:
+        if all(x.ids.shape[axis] == 1 for axis in olds):
+            full += [1] * len(olds)
+            out += [1] * len(news)
+        else:
+            full += [old[axis] for axis in olds]
+            out += [new[axis] for axis in news]
+    return Channels(np.broadcast_to(x.ids, full).reshape(out), tuple(shape))
+
+
+def _aligned_axes(old, new, old_axes, new_axes):
+    """Splits two lists of axes into runs of equal product, in order."""
+    groups = []
+    i = j = 0
+    while i < len(old_axes) or j < len(new_axes):
+        first_i, first_j = i, j
+        product_old = product_new = 1
+        while True:
+            if product_old <= product_new and i < len(old_axes):
+                product_old *= old[old_axes[i]]
+                i += 1
+            elif j < len(new_axes):
+                product_new *= new[new_axes[j]]
+                j += 1
+            else:
+                product_old *= old[old_axes[i]]
+                i += 1
+            if product_old == product_new and (
+                (i > first_i and j > first_j) or (i == len(old_axes) and j == len(new_axes))
+            ):
+                break
+        groups.append((tuple(old_axes[first_i:i]), tuple(new_axes[first_j:j])))
+    return groups
+
+
+def components(count, edges):
+    """Connected components of ids, numbered by their first id.
+
+    Args:
+        count: Number of ids.
+        edges: List of pairs of int arrays, the ids that are coupled.
+
+    Returns:
+        int array `[count]`, the component of each id.
+    """
+    parent = np.arange(count)
+    if edges:
+        first = np.concatenate([a for a, _ in edges])
+        second = np.concatenate([b for _, b in edges])
+        while True:
+            roots_a, roots_b = parent[first], parent[second]
+            apart = roots_a != roots_b
+            if not apart.any():
+                break
+            first, second = first[apart], second[apart]
+            low = np.minimum(roots_a, roots_b)[apart]
+            high = np.maximum(roots_a, roots_b)[apart]
+            np.minimum.at(parent, high, low)
+            while True:
+                grand = parent[parent]
+                if np.array_equal(grand, parent):
+                    break
+                parent = grand
+    return np.unique(parent, return_inverse=True)[1]
+
+
+def size_of(shape):
+    """Product of the sizes but the batch; NaN where one is unknown, so that no count is wrong."""
+    return math.prod(math.nan if size is None else size for size in shape[1:])

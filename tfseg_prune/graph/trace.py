@@ -1,0 +1,269 @@
+"""The walk of ids through a model, and what a rule writes into on the way."""
+
+import keras
+import numpy as np
+
+from tfseg_prune.graph.ids import CONSTANT, Channels, OpRecord, Product, Slot
+from tfseg_prune.graph.nodes import functional, is_nested, walk
+
+
+class Trace:
+    """What a rule writes into while ids flow through a model.
+
+    A rule is `rule(trace, operation, *args, **kwargs) -> Channels` (a list where the operation
+    answers several tensors); `args` are those of the call with `Channels` in place of tensors.
+
+    Attributes:
+        shape: Shape of the first tensor that the operation answers.
+        shapes: Shapes of all of them.
+        record: The `OpRecord` that is being written.
+    """
+
+    def __init__(self, find_rule):
+        self.num_ids = 1
+        self.edges = []
+        self.frozen = []
+        self.balanced = []
+        self.unknown = []
+        self.records = {}
+        self.record = None
+        self.shapes = ()
+        self._names = set()
+        self._find_rule = find_rule
+
+    @property
+    def shape(self):
+        return self.shapes[0]
+
+    # What rules call.
+
+    def fresh(self, count, reason=None):
+        """`count` new ids; with a `reason` they are frozen."""
+        ids = np.arange(self.num_ids, self.num_ids + count)
+        self.num_ids += count
+        if reason is not None:
+            self.freeze(ids, reason)
+        return ids
+
+    def produce(self, count, part=None):
+        """New ids for channels that this layer creates, known to plans by the layer's name."""
+        ids = self.fresh(count)
+        name = self.record.name if part is None else f"{self.record.name}:{part}"
+        self.record.produced[name] = ids
+        return ids
+
+    def unite(self, first, second):
+        """Couples two id arrays of one shape, elementwise."""
+        first, second = np.ravel(first), np.ravel(second)
+        both = (first != CONSTANT) & (second != CONSTANT) & (first != second)
+        self.edges.append((first[both], second[both]))
+
+    def freeze(self, ids, reason):
+        """Keeps these ids whatever the scores say."""
+        ids = np.unique(ids)
+        self.frozen.append((ids[ids != CONSTANT], reason))
+
+    def balance(self, ids, groups):
+        """Demands that every one of `groups` equal parts of `ids` keeps equally many."""
+        self.balanced.append(np.reshape(ids, (groups, -1)))
+
+    def weight(
+        self,
+        variable,
+        *,
+        reads=None,
+        writes=None,
+        follows=None,
+        groups=1,
+        statistic=False,
+        scale=None,
+    ):
+        """Says which axes of a weight of the layer follow which ids (see `Slot`).
+
+        Args:
+            variable: A weight of the layer; `None` is skipped.
+            reads: {axis: ids}.
+            writes: {axis: ids}.
+            follows: {axis: ids}.
+            groups: Groups of a convolution.
+            statistic: Whether it is a moving statistic.
+            scale: Function of `Kept`; the weight is multiplied by what it answers.
+        """
+        if variable is None:
+            return
+        index = [id(weight) for weight in self.record.operation.weights].index(id(variable))
+        rank = len(variable.shape)
+        axes = [
+            {axis % rank: np.asarray(ids) for axis, ids in (part or {}).items()}
+            for part in (reads, writes, follows)
+        ]
+        slot = Slot(index, *axes, groups=groups, statistic=statistic, scale=scale)
+        self.record.slots.append(slot)
+
+    def config(self, key, value):
+        """Says what becomes of one entry of the layer's config.
+
+        Args:
+            key: Entry of `get_config()`.
+            value: An id array, whose number of kept ids becomes the entry, or a function of `Kept`.
+        """
+        if not callable(value):
+            ids = value
+            value = lambda kept: kept.count(ids)  # noqa: E731
+        self.record.config[key] = value
+
+    def call(self, function):
+        """Replaces how the operation is called on the smaller tensors (see `OpRecord.call`)."""
+        self.record.call = function
+
+    def macs(self, coefficient, *sides):
+        """Adds `coefficient` times the number of kept ids of each side, per sample.
+
+        Counted once per call of the operation.
+        """
+        self.record.macs.append(Product(coefficient, tuple(np.ravel(s) for s in sides)))
+
+    def channels(self, ids, shape, axis=-1):
+        """`Channels` of a tensor whose ids change along one axis only."""
+        view = [1] * len(shape)
+        view[axis] = len(ids)
+        return Channels(np.reshape(ids, view), tuple(shape))
+
+    def along(self, x, axis, *, why):
+        """The ids of `x` along one axis, as a 1-D array of the axis' length.
+
+        Ids that change along another axis are frozen, with `why` as the reason.
+        """
+        axis %= len(x.shape)
+        others = [a for a in x.varying if a != axis]
+        if others:
+            self.freeze(x.ids, why)
+            return np.full(x.shape[axis], CONSTANT)
+        ids = x.ids.reshape(-1)
+        length = x.shape[axis]
+        if len(ids) == 1 and length is not None and length > 1:
+            self.freeze(ids, why)
+            return np.full(length, CONSTANT)
+        return ids
+
+    def rectangular(self, x):
+        """Couples ids so that what is kept of `x` is a box, and so still a tensor.
+
+        Of several axes along which ids change the longest stays free (the last of equals); ids
+        that differ only along the others become one.
+        """
+        if len(x.varying) < 2:
+            return x
+        free = max(x.varying, key=lambda axis: (x.ids.shape[axis], axis))
+        first = x.ids
+        for axis in x.varying:
+            if axis != free:
+                first = np.take(first, [0], axis=axis)
+        self.unite(x.ids, np.broadcast_to(first, x.ids.shape))
+        return Channels(first, x.shape)
+
+    def elementwise(self, *xs):
+        """Channels of an elementwise operation with broadcasting: what meets is united."""
+        rank = len(self.shape)
+        arrays = [
+            x.ids.reshape((1,) * (rank - x.ids.ndim) + x.ids.shape)
+            for x in xs
+            if isinstance(x, Channels) and x.has_channels
+        ]
+        result = np.full((1,) * rank, CONSTANT)
+        widest = max((ids.size for ids in arrays), default=1)
+        for ids in arrays:
+            if ids.size == 1 < widest:
+                self.freeze(ids, "broadcast over the channels of another tensor")
+                continue
+            if result.size > 1 and ids.shape != result.shape:
+                for crossing in (ids, result):
+                    self.freeze(crossing, "combined with channels along another axis")
+            one, other = np.broadcast_arrays(result, ids)
+            self.unite(one, other)
+            if result.size > 1:
+                padded = (one == CONSTANT) != (other == CONSTANT)
+                for met in (one, other):
+                    self.freeze(met[padded], "combined with channels that are padding")
+            result = np.where(one == CONSTANT, other, one)
+        return Channels(result, self.shape)
+
+    # The walk.
+
+    def run(self, model, inputs):
+        """Lets ids flow through a model; answers the `Channels` of its outputs."""
+        return self._run(model, inputs, prefix="")
+
+    def _run(self, model, inputs, prefix):
+        graph = functional(model)
+        tensors = {id(t): channels for t, channels in zip(graph.inputs, inputs)}
+        for node in walk(model):
+            args, kwargs = node.arguments.fill_in(tensors)
+            answers = self._apply(node, args, kwargs, prefix)
+            for tensor, channels in zip(node.outputs, answers):
+                tensors[id(tensor)] = channels
+        return [tensors[id(t)] for t in graph.outputs]
+
+    def _apply(self, node, args, kwargs, prefix):
+        operation = node.operation
+        given = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Channels)]
+        seen = self.records.get(id(operation))
+        if seen is None:
+            name = prefix + operation.name
+            if name in self._names:
+                name = f"{name}#{len(self.records)}"
+            self._names.add(name)
+            seen = self.records[id(operation)] = OpRecord(name, operation, given)
+            record = seen
+        else:
+            # Another call of a shared layer: the rule runs again on a record that is thrown
+            # away, and whatever the two calls read or wrote through one weight is united.
+            seen.calls += 1
+            record = OpRecord(seen.name, operation, given)
+        if is_nested(operation):
+            if record is not seen:
+                for first, now in zip(seen.inputs, given):
+                    self.unite(*np.broadcast_arrays(first.ids, now.ids))
+            record.outputs = self._run(operation, given, prefix=f"{record.name}/")
+            return record.outputs
+        outer = self.record, self.shapes
+        self.record, self.shapes = record, tuple(tuple(t.shape) for t in node.outputs)
+        rule = self._find_rule(operation)
+        if rule is None:
+            answers = self._untaught(operation, given)
+        else:
+            answers = rule(self, operation, *args, **kwargs)
+        self.record, self.shapes = outer
+        answers = [answers] if isinstance(answers, Channels) else list(answers)
+        record.outputs = [self.rectangular(answer) for answer in answers]
+        if record is not seen:
+            self._merge(seen, record)
+        return record.outputs
+
+    def _merge(self, seen, again):
+        """Unites what two calls of one operation do to its weights and settings."""
+        for first, now in zip(seen.slots, again.slots):
+            for axis, ids in first.axes.items():
+                self.unite(ids, now.axes[axis])
+        for name, ids in seen.produced.items():
+            self.unite(ids, again.produced[name])
+        if seen.config or seen.call:
+            for first, now in zip(seen.inputs, again.inputs):
+                if first.ids.shape == now.ids.shape:
+                    self.unite(first.ids, now.ids)
+                else:
+                    self.freeze(first.ids, "read by a layer that is shared at other widths")
+                    self.freeze(now.ids, "read by a layer that is shared at other widths")
+        seen.macs.extend(again.macs)
+
+    def _untaught(self, operation, given):
+        self.unknown.append(f"{self.record.name} ({type(operation).__name__})")
+        reason = f"touched by '{self.record.name}', a {type(operation).__name__} without a rule"
+        for channels in given:
+            self.freeze(channels.ids, reason)
+        return [
+            self.channels(self.fresh(shape[-1] or 1, reason), shape)
+            if shape
+            else Channels(np.array(CONSTANT), ())
+            for shape in self.shapes
+        ]
