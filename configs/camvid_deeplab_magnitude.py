@@ -14,7 +14,8 @@ def get_config():
     config.data.image_size = (176, 240)
     config.model.name = "deeplab_v3_plus"
     config.train.epochs = 20
-    config.train.learning_rate = 5e-4
+    config.train.learning_rate = 7e-4
+    config.train.class_weights = "log"
     config.train.scale = (0.6, 1.8)
     config.pruning.criterion = "l1"
     config.pruning.budget.macs = 0.5

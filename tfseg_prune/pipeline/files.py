@@ -40,6 +40,9 @@ def write_json(path, value):
 
 
 def save_model(model, path):
+    """Writes a `.keras` file without optimizer, loss and metrics, so that it loads anywhere."""
+    if model.compiled:
+        model = keras.Model(model.inputs, model.outputs, name=model.name)
     with replacing(path) as temporary:
         model.save(temporary)
 
