@@ -267,6 +267,24 @@ def zero_padded_channels():
 
 
 @net
+def shared_reader_of_channels_and_of_a_fixed_width():
+    i = image()
+    a = conv(i, 10)
+    fixed = layers.Conv2D(10, 1)(i) * 1.0
+    fixed = ops.reshape(ops.cumsum(ops.reshape(fixed, (-1,))), (-1, 8, 8, 10))
+    reader = layers.Conv2D(6, 1)
+    return keras.Model(i, layers.Conv2D(4, 1)(conv(reader(a) + reader(fixed), 8)))
+
+
+@net
+def sum_with_a_fixed_width():
+    i = image()
+    fixed = ops.reshape(ops.cumsum(ops.reshape(i, (-1,))), (-1, 8, 8, 3))
+    x = conv(conv(i, 3) + fixed, 8)
+    return keras.Model(i, layers.Conv2D(4, 1)(x))
+
+
+@net
 def token_mixing():
     i = image()
     x = layers.Reshape((64, 10))(conv(i, 10))

@@ -3,8 +3,7 @@ import numpy as np
 import pytest
 
 from tests.training import toys
-from tfseg_prune.training import MeanIoU
-from tfseg_prune.training import evaluate
+from tfseg_prune.training import MeanIoU, evaluate
 
 
 def test_agrees_with_the_metric_over_the_whole_set():

@@ -300,7 +300,7 @@ def _fused(nodes, first, readers, in_order, names):
 
     The op's tensor is named after all of them, so that each has a part of the name to itself.
     """
-    chain, place, tensor = [], first, None
+    chain, place, tensor, parts = [], first, None, []
     while place not in in_order:
         node = nodes[place]
         is_layer = isinstance(node.operation, keras.layers.Layer)

@@ -131,15 +131,18 @@ def reshape_ids(x, shape):
     tail = 0
     while tail < min(len(old), len(new)) - lead and old[-1 - tail] == new[-1 - tail]:
         tail += 1
-    groups = [((axis,), (axis,)) for axis in range(lead)]
-    middle_old = list(range(lead, len(old) - tail))
-    middle_new = list(range(lead, len(new) - tail))
-    if any(old[a] is None for a in middle_old) or any(new[a] is None for a in middle_new):
-        if any(x.ids.shape[a] > 1 for a in middle_old):
+    middle_old = tuple(range(lead, len(old) - tail))
+    middle_new = tuple(range(lead, len(new) - tail))
+    taken, given = [old[axis] for axis in middle_old], [new[axis] for axis in middle_new]
+    if None in taken + given or math.prod(taken) != math.prod(given):
+        # An unknown size takes part, were it by swallowing its neighbours.
+        before, after = tuple(range(len(old) - tail)), tuple(range(len(new) - tail))
+        if any(x.ids.shape[axis] > 1 for axis in before):
             return None
-        groups.append((tuple(middle_old), tuple(middle_new)))
+        groups = [(before, after)]
     else:
-        groups.extend(_aligned_axes(old, new, middle_old, middle_new))
+        groups = [((axis,), (axis,)) for axis in range(lead)]
+        groups += _aligned_axes(old, new, middle_old, middle_new)
     groups += [((len(old) - k,), (len(new) - k,)) for k in range(tail, 0, -1)]
     full, out = [], []
     for olds, news in groups:

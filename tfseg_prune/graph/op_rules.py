@@ -294,11 +294,12 @@ def matmul(trace, op, x1, x2):
         contracted = 1
     # What is left of each operand: its batch axes and its outer axis.
     rank = len(trace.shape)
-    left = [np.full((1,) * rank, CONSTANT)] * 2
-    for place, (x, inner) in enumerate(((x1, inner1), (x2, inner2))):
-        if x.varying and inner not in x.varying:
-            left[place] = x.ids.reshape((1,) * (rank - x.ids.ndim) + x.ids.shape)
-    answer = trace.elementwise(*[Channels(ids, trace.shape) for ids in left])
+    left = [
+        Channels(x.ids.reshape((1,) * (rank - x.ids.ndim) + x.ids.shape), trace.shape)
+        for x, inner in ((x1, inner1), (x2, inner2))
+        if x.varying and inner not in x.varying
+    ]
+    answer = trace.elementwise(*left)
     elements = size_of(trace.shape)
     for axis in answer.varying:
         elements /= trace.shape[axis]

@@ -186,7 +186,16 @@ class Trace:
                 for met in (one, other):
                     self.freeze(met[padded], "combined with channels that are padding")
             result = np.where(one == CONSTANT, other, one)
+        for x in xs:
+            if isinstance(x, Channels) and not x.has_channels:
+                self._meet_fixed(x, result)
         return Channels(result, self.shape)
+
+    def _meet_fixed(self, x, ids):
+        """Freezes ids that meet a tensor without channels whose width they would have to keep."""
+        sizes = (1,) * (ids.ndim - len(x.shape)) + tuple(x.shape)
+        if any(own > 1 and size != 1 for own, size in zip(ids.shape, sizes)):
+            self.freeze(ids, "combined with a tensor whose width is fixed")
 
     # The walk.
 
@@ -223,7 +232,7 @@ class Trace:
         if is_nested(operation):
             if record is not seen:
                 for first, now in zip(seen.inputs, given):
-                    self.unite(*np.broadcast_arrays(first.ids, now.ids))
+                    self._same(first.ids, now.ids)
             record.outputs = self._run(operation, given, prefix=f"{record.name}/")
             return record.outputs
         outer = self.record, self.shapes
@@ -244,17 +253,23 @@ class Trace:
         """Unites what two calls of one operation do to its weights and settings."""
         for first, now in zip(seen.slots, again.slots):
             for axis, ids in first.axes.items():
-                self.unite(ids, now.axes[axis])
+                self._same(ids, now.axes[axis])
         for name, ids in seen.produced.items():
             self.unite(ids, again.produced[name])
         if seen.config or seen.call:
             for first, now in zip(seen.inputs, again.inputs):
-                if first.ids.shape == now.ids.shape:
-                    self.unite(first.ids, now.ids)
-                else:
-                    self.freeze(first.ids, "read by a layer that is shared at other widths")
-                    self.freeze(now.ids, "read by a layer that is shared at other widths")
+                self._same(first.ids, now.ids)
         seen.macs.extend(again.macs)
+
+    def _same(self, first, again):
+        """Demands of two calls' ids that what is kept of them is the same."""
+        if first.shape == again.shape:
+            self.unite(first, again)
+            mixed = (first == CONSTANT) != (again == CONSTANT)
+        else:
+            mixed = slice(None)
+        for ids in (first, again):
+            self.freeze(ids[mixed], "read by a layer that is also called on something else")
 
     def _untaught(self, operation, given):
         self.unknown.append(f"{self.record.name} ({type(operation).__name__})")

@@ -2,8 +2,7 @@
 
 from tfseg_prune.training.checkpoints import TrainingError
 from tfseg_prune.training.compiling import compile_segmenter
-from tfseg_prune.training.evaluate import Evaluation
-from tfseg_prune.training.evaluate import evaluate
+from tfseg_prune.training.evaluate import Evaluation, evaluate
 from tfseg_prune.training.fit import fit
 from tfseg_prune.training.losses import SegmentationCrossEntropy
 from tfseg_prune.training.metrics import MeanIoU

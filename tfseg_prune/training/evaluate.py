@@ -5,8 +5,7 @@ import dataclasses
 import keras
 import numpy as np
 
-from tfseg_prune.training.compiling import check_classes
-from tfseg_prune.training.compiling import jit_compile
+from tfseg_prune.training.compiling import check_classes, jit_compile
 from tfseg_prune.training.metrics import per_class_iou
 
 

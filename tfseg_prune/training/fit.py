@@ -7,8 +7,7 @@ import time
 import keras
 import numpy as np
 
-from tfseg_prune.training import checkpoints
-from tfseg_prune.training import log
+from tfseg_prune.training import checkpoints, log
 from tfseg_prune.training.checkpoints import TrainingError
 from tfseg_prune.training.progress import ProgressReporter
 
