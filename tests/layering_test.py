@@ -11,6 +11,7 @@ import tfseg_prune
 
 PACKAGE = pathlib.Path(tfseg_prune.__file__).parent
 FLOORS = {
+    "atomic": 0,
     "graph": 1,
     "layers": 1,
     "models": 1,

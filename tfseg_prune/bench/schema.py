@@ -3,12 +3,12 @@
 import dataclasses
 import json
 import math
-import os
 import pathlib
 import re
-import tempfile
 import types
 import typing
+
+from tfseg_prune import atomic
 
 SCHEMA_VERSION = 1
 
@@ -352,38 +352,7 @@ def save(path, results):
         "schema_version": SCHEMA_VERSION,
         "results": [_document(result) for result in results],
     }
-    write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
-
-
-def write_text(path, text):
-    """Writes a file whole or not at all: a killed process or a full disk leaves the old one.
-
-    Args:
-        path: path of the file; its folder must exist.
-        text: what it shall hold, written as UTF-8.
-
-    Example:
-
-    >>> write_text("notes.txt", "one line")  # doctest: +SKIP
-    """
-    path = pathlib.Path(path)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(handle, "w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o666 & ~_umask())
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise
-
-
-def _umask():
-    mask = os.umask(0)  # mkstemp makes files that only their owner reads; a result is to be shared
-    os.umask(mask)
-    return mask
+    atomic.write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
 
 def load(path):

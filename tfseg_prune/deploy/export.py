@@ -1,12 +1,11 @@
 """Keras model in, LiteRT file out."""
 
 import dataclasses
-import os
 import pathlib
-import tempfile
 
 import numpy as np
 
+from tfseg_prune import atomic
 from tfseg_prune.deploy import contents, trace
 from tfseg_prune.deploy import images as image_sources
 from tfseg_prune.deploy import tail as tails
@@ -132,7 +131,7 @@ def export(
             f"The file would not run on delegates. Expected: built-in ops of fixed shapes. "
             f"Received: {wrong} from {model.name!r}. Remedy: no shapes that depend on the data."
         )
-    _write(path, data)
+    atomic.write_bytes(path, data)
     return Export(
         path=path,
         bytes=len(data),
@@ -165,18 +164,3 @@ def _representative(source, limit, shape):
             f"representative_images={limit!r}."
         )
     return np.concatenate(taken)
-
-
-def _write(path, data):
-    """Writes `data` to `path`, whole or not at all."""
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name)
-    try:
-        with os.fdopen(handle, "wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, path)
-    except BaseException:
-        pathlib.Path(temporary).unlink(missing_ok=True)
-        raise

@@ -4,12 +4,11 @@ import dataclasses
 import hashlib
 import itertools
 import json
-import os
 import pathlib
-import tempfile
 
 import numpy as np
 
+from tfseg_prune import atomic
 from tfseg_prune.graph.nodes import functional, is_nested, walk
 
 _VERSION = 1
@@ -228,17 +227,7 @@ class PruningPlan:
 
     def save(self, path):
         """Writes the plan as JSON, atomically."""
-        path = pathlib.Path(path)
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        try:
-            with os.fdopen(handle, "w") as file:
-                file.write(self.to_json())
-                file.flush()
-                os.fsync(file.fileno())
-            os.replace(temporary, path)
-        except BaseException:
-            os.unlink(temporary)
-            raise
+        atomic.write_text(path, self.to_json())
 
     @classmethod
     def load(cls, path):

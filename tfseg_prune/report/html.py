@@ -7,7 +7,7 @@ import pathlib
 
 import jinja2
 
-from tfseg_prune.bench import schema
+from tfseg_prune import atomic
 from tfseg_prune.report import plots, table
 from tfseg_prune.report import strips as drawing
 
@@ -264,5 +264,5 @@ def write_report(summary, path, *, history=(), strips=(), command=None):
         provenance=_provenance(summary, command),
         raw=json.dumps(summary, indent=2, ensure_ascii=False, default=str),
     )
-    schema.write_text(path, text)
+    atomic.write_text(path, text)
     return path

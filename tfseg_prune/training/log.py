@@ -4,6 +4,8 @@ import json
 import os
 from pathlib import Path
 
+from tfseg_prune import atomic
+
 
 def append(path, row):
     """Appends one row and syncs it to the disk."""
@@ -49,9 +51,4 @@ def rewind(path, stage, epoch):
             kept.append(line + "\n")
     if "".join(kept) == text:
         return
-    temporary = path.with_name(f".{path.name}.writing")
-    with open(temporary, "w", encoding="utf-8") as file:
-        file.writelines(kept)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(temporary, path)
+    atomic.write_text(path, "".join(kept))
