@@ -5,6 +5,7 @@ import json
 
 import pytest
 
+from tfseg_prune import atomic
 from tfseg_prune.bench import schema, stats
 
 
@@ -65,7 +66,7 @@ def test_failed_save_leaves_the_old_file(tmp_path, monkeypatch):
     def full(descriptor):
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(schema.os, "fsync", full)
+    monkeypatch.setattr(atomic.os, "fsync", full)
     with pytest.raises(OSError, match="No space"):
         schema.save(path, [make("new")])
     assert schema.load(path)[0].model.name == "old"
