@@ -15,12 +15,16 @@ Any setting of a config can be changed: --config.pruning.budget.macs=0.4. A run 
 goes on when the same command is given again; finished stages are not repeated.
 """
 
+import contextlib
+import logging
 import os
 import pathlib
+import re
 import sys
+import traceback
 
 from absl import app, flags
-from ml_collections import config_flags
+from ml_collections import config_dict, config_flags
 
 VERBS = ("run", "train", "prune", "finetune", "export", "bench", "report")
 
@@ -35,50 +39,95 @@ _PLAN = flags.DEFINE_string("plan", None, "prune: also write the plan as JSON.")
 _MACS = flags.DEFINE_string("macs", None, "prune: MACs that stay: 0.5, or a whole number.")
 _PARAMS = flags.DEFINE_string("params", None, "prune: parameters that stay, likewise.")
 _CRITERION = flags.DEFINE_string("criterion", "l1", "prune: l1, l2, bn_gamma or random.")
-_RANKING = flags.DEFINE_string("ranking", "global", "prune: global, layer or scope.")
+_RANKING = flags.DEFINE_enum(
+    "ranking", "global", ["global", "layer", "scope"], "prune: what competes: global, layer, scope."
+)
 _SCOPE = flags.DEFINE_multi_string(
     "scope", [], "prune: name=regular expression for layer names, with --ranking=scope. May repeat."
 )
-_ALIGN = flags.DEFINE_integer("align", 1, "prune: widths become multiples of this.")
+_ALIGN = flags.DEFINE_integer("align", 1, "prune: widths become multiples of this.", lower_bound=1)
 _FLOOR = flags.DEFINE_float("floor", 0.1, "prune: fraction of its channels every layer keeps.")
 _EXCLUDE = flags.DEFINE_multi_string(
     "exclude", [], "prune: regular expression for names of layers to keep whole. May repeat."
 )
-_SEED = flags.DEFINE_integer("seed", 0, "prune: seed of the random criterion.")
-_PRECISION = flags.DEFINE_string("precision", "float32", "export: float32, float16, dynamic, int8.")
-_TAIL = flags.DEFINE_string("tail", "upsampled", "export: logits, upsampled or argmax.")
+_SEED = flags.DEFINE_integer("seed", 0, "prune: seed of the random criterion.", lower_bound=0)
+_PRECISION = flags.DEFINE_enum(
+    "precision",
+    "float32",
+    ["float32", "float16", "dynamic", "int8"],
+    "export: float32, float16, dynamic, int8.",
+)
+_TAIL = flags.DEFINE_enum(
+    "tail",
+    "upsampled",
+    ["logits", "upsampled", "argmax"],
+    "export: what the file answers: logits, upsampled, argmax.",
+)
 _IMAGES = flags.DEFINE_string("images", None, "export: folder of images, for int8 and the check.")
 _SCALE = flags.DEFINE_float("scale", 1.0, "export: the network takes image * scale + offset.")
 _OFFSET = flags.DEFINE_float("offset", 0.0, "export: see --scale.")
-_THREADS = flags.DEFINE_integer("threads", 1, "bench: CPU threads.")
+_THREADS = flags.DEFINE_integer("threads", 1, "bench: CPU threads.", lower_bound=1)
 
 
-def main(argv):
+# The flags that a verb takes without a config; any other would be passed over in silence.
+_OWN_FLAGS = {
+    "prune": (_MODEL, _OUT, _PLAN, _MACS, _PARAMS, _CRITERION, _RANKING, _SCOPE, _ALIGN, _FLOOR)
+    + (_EXCLUDE, _SEED),
+    "export": (_MODEL, _OUT, _PRECISION, _TAIL, _IMAGES, _SCALE, _OFFSET),
+    "bench": (_OUT, _THREADS),
+}
+_CONFIG_FLAGS = (_WORKDIR, _DATA_DIR, _WEIGHTS)
+
+
+def main(argv, config_path=None):
     verb, *rest = argv[1:] or [None]
     if verb not in VERBS:
         raise app.UsageError(
-            f"Expected: one of {', '.join(VERBS)}. Received: {verb or 'nothing'}"
+            f"There is no such verb. Expected: one of {', '.join(VERBS)}."
+            f" Received: {verb or 'nothing'}"
         )
-    if FLAGS.config is not None:
-        if rest:
-            raise app.UsageError(f"Expected: flags only. Received: {' '.join(rest)}")
-        if not _WORKDIR.value:
-            raise app.UsageError("Expected: --workdir=FOLDER beside --config. Received: none")
-        return _run_config(verb)
-    alone = {"prune": _prune, "export": _export, "bench": _bench}
-    if verb not in alone:
+    if config_path is None and verb not in _OWN_FLAGS:
         raise app.UsageError(
-            f"'{verb}' needs --config=FILE and --workdir=FOLDER. Received: no --config"
+            f"'{verb}' runs on a config. Expected: --config=FILE and --workdir=FOLDER."
+            " Received: no --config"
         )
-    if verb != "bench" and rest:
-        raise app.UsageError(f"Expected: flags only. Received: {' '.join(rest)}")
-    return alone[verb](rest)
+    if rest and (config_path is not None or verb != "bench"):
+        raise app.UsageError(
+            f"'{verb}' takes only flags here. Expected: --name=value. Received: {' '.join(rest)}"
+        )
+    takes = _OWN_FLAGS[verb] if config_path is None else _CONFIG_FLAGS
+    names = [f"--{flag.name}" for flag in takes]
+    own = FLAGS.flags_by_module_dict()[__name__]
+    strange = [f"--{flag.name}" for flag in own if flag.present and flag.name != "config"]
+    strange = [name for name in strange if name not in names]
+    if strange:
+        raise app.UsageError(
+            f"'{verb}' {'without' if config_path is None else 'with'} --config has no use for"
+            f" {', '.join(strange)}. Expected: {', '.join(names)}"
+            + ("" if config_path is None else ", and any setting as --config.room.name=value")
+        )
+    if config_path is not None:
+        return _run_config(verb, config_path)
+    return {"prune": _prune, "export": _export, "bench": _bench}[verb](rest)
 
 
-def _run_config(verb):
+def _run_config(verb, config_path):
     from tfseg_prune import pipeline
+    from tfseg_prune.pipeline.config import check_config
 
     config = FLAGS.config
+    if not isinstance(config, config_dict.ConfigDict):
+        # ml_collections keeps an OSError for whoever uses the config.
+        received = getattr(config, "__dict__", {}).get("_error", config)
+        raise ValueError(
+            f"The config '{config_path}' can't be used. Expected: get_config() returns the"
+            f" ConfigDict of tfseg_prune.pipeline.default_config(), changed. Received: {received}"
+        )
+    if not _WORKDIR.value:
+        raise app.UsageError(
+            f"'{verb}' needs a place for its files. Expected: --workdir=FOLDER. Received: none"
+        )
+    check_config(config)
     if _DATA_DIR.value is not None:
         config.data.data_dir = _DATA_DIR.value
     if _WEIGHTS.value is not None:
@@ -93,15 +142,13 @@ def _command():
 
 
 def _number(flag):
-    """A budget as the user wrote it: `0.5` is a fraction, `2000000` a number."""
+    """A budget as the user wrote it: `0.5` is a fraction, `2000000` or `2e6` a number."""
+    from tfseg_prune.pipeline.config import budget_number
+
     if flag.value is None:
         return None
     try:
-        return int(flag.value)
-    except ValueError:
-        pass
-    try:
-        return float(flag.value)
+        return int(flag.value) if flag.value.isdecimal() else budget_number(float(flag.value))
     except ValueError:
         raise ValueError(
             f"--{flag.name} makes no sense. Expected: a fraction such as 0.5, or a whole number."
@@ -109,30 +156,46 @@ def _number(flag):
         ) from None
 
 
-def _required(*wanted):
+def _required(verb, *wanted):
     missing = [f"--{flag.name}" for flag in wanted if not flag.value]
     if missing:
-        raise app.UsageError(f"Expected: {', '.join(missing)}. Received: none")
-    out = pathlib.Path(_OUT.value)
-    if not out.parent.is_dir():
-        raise ValueError(f"--out lies in no folder. Expected: an existing one. Received: '{out}'")
+        raise app.UsageError(
+            f"'{verb}' lacks a flag. Expected: {', '.join(f'--{flag.name}' for flag in wanted)}, or"
+            f" --config and --workdir. Received: no {', '.join(missing)}"
+        )
+
+
+def _writable(flag, suffix):
+    path = pathlib.Path(flag.value)
+    if path.suffix != suffix or not path.parent.is_dir() or path.is_dir():
+        raise ValueError(
+            f"--{flag.name} can't be written. Expected: a file that ends in {suffix}, in an"
+            f" existing folder. Received: '{path}'"
+        )
 
 
 def _prune(_):
-    _required(_MODEL, _OUT)
+    _required("prune", _MODEL, _OUT)
+    _writable(_OUT, ".keras")
+    if _PLAN.value:
+        _writable(_PLAN, ".json")
+    _import_keras()
     import tfseg_prune as tsp
     from tfseg_prune.pipeline import files
     from tfseg_prune.report import table
 
+    if _MACS.value is None and _PARAMS.value is None:
+        raise app.UsageError(
+            "'prune' needs a budget. Expected: --macs or --params, such as --macs=0.5."
+            " Received: neither"
+        )
     budget = tsp.Budget(macs=_number(_MACS), params=_number(_PARAMS))
-    scopes = {}
-    for text in _SCOPE.value:
-        name, equals, pattern = text.partition("=")
-        if not equals:
-            raise ValueError(f"--scope={text} makes no sense. Expected: --scope=name=pattern")
-        scopes[name] = pattern
-    if not _OUT.value.endswith(".keras"):
-        raise ValueError(f"--out must end in .keras. Received: {_OUT.value!r}")
+    scopes = dict(_scope(text) for text in _SCOPE.value)
+    if scopes and _RANKING.value != "scope":
+        raise app.UsageError(
+            f"--scope means nothing here. Expected: --ranking=scope beside it. Received:"
+            f" --ranking={_RANKING.value}"
+        )
     model = files.load_model(_MODEL.value)
     plan = tsp.plan(
         model,
@@ -148,33 +211,66 @@ def _prune(_):
     small = tsp.shrink(model, plan)
     widths = {name: (plan.widths[name], len(kept)) for name, kept in plan.keep.items()}
     table.print_layers(tsp.cost(model), tsp.cost(small), widths)
-    files.save_model(small, _OUT.value)
     if _PLAN.value:
         plan.save(_PLAN.value)
+    files.save_model(small, _OUT.value)
     print(f"Equal to its masked twin. Written: {_OUT.value}")
 
 
+def _scope(text):
+    name, equals, pattern = text.partition("=")
+    try:
+        re.compile(pattern)
+    except re.error as error:
+        equals = f" ({error})"
+    if equals != "=" or not name or not pattern:
+        raise ValueError(
+            "--scope makes no sense. Expected: --scope=name=regular expression for layer names,"
+            f" such as --scope=head=^decoder_. Received: {text!r}{equals.strip('=')}"
+        )
+    return name, pattern
+
+
 def _export(_):
-    _required(_MODEL, _OUT)
+    _required("export", _MODEL, _OUT)
+    _writable(_OUT, ".tflite")
+    if _PRECISION.value == "int8" and not _IMAGES.value:
+        raise app.UsageError(
+            "int8 needs to see images. Expected: --images=FOLDER with some 100 of those that the"
+            " network was trained on. Received: no --images. Remedy: give them, or take"
+            " --precision=dynamic, which needs none"
+        )
+    _import_keras()
     import numpy as np
 
     import tfseg_prune as tsp
-    from tfseg_prune import data
+    from tfseg_prune import atomic, data, deploy
     from tfseg_prune.pipeline import files
 
     model = files.load_model(_MODEL.value)
-    images = None
+    images, checked = None, "not compared with the model: no --images"
     if _IMAGES.value:
-        images = data.read_folder(_IMAGES.value, model.input_shape[1:3])
+        shape = model.input_shape
+        if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+            raise ValueError(
+                f"'{_MODEL.value}' takes no --images. Expected: a network for images of one fixed"
+                f" size, (None, height, width, 3). Received: {shape}"
+            )
+        images = data.read_folder(_IMAGES.value, shape[1:3])
         images = images * np.float32(_SCALE.value) + np.float32(_OFFSET.value)
-    with files.replacing(_OUT.value) as temporary:
+    with atomic.replacing(_OUT.value) as temporary:
         written = tsp.export(
             model, temporary, precision=_PRECISION.value, tail=_TAIL.value, representative=images
         )
-        checked = "not compared with the model: no --images"
         if images is not None:
-            parity = tsp.check_parity(model, temporary, images, tail=_TAIL.value)
-            checked = f"agreement with the model {parity.argmax_agreement:.3%} on {parity.images} images"
+            try:
+                parity = tsp.check_parity(model, temporary, images, tail=_TAIL.value)
+            except deploy.ParityError as error:
+                found = str(error).replace(str(temporary), _OUT.value)
+                raise ValueError(f"'{_OUT.value}' was not written. {found}") from error
+            checked = (
+                f"agreement with the model {parity.argmax_agreement:.3%} on {parity.images} images"
+            )
     print(f"Written: {_OUT.value}, {written.bytes:,} bytes, {_PRECISION.value}; {checked}")
 
 
@@ -182,7 +278,12 @@ def _bench(paths):
     from tfseg_prune.bench import host
 
     if not paths:
-        raise app.UsageError("Expected: one or more .tflite files. Received: none")
+        raise app.UsageError(
+            "'bench' times files. Expected: one or more .tflite files, the first is what the"
+            " others are compared with. Received: none"
+        )
+    if _OUT.value:
+        _writable(_OUT, ".json")
     arguments = [*paths, f"--threads={_THREADS.value}"]
     return host.main(arguments + ([f"--json={_OUT.value}"] if _OUT.value else []))
 
@@ -190,7 +291,13 @@ def _bench(paths):
 def console():
     """The command `tfseg-prune`: every user's mistake is one message and exit status 2."""
     os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-    sys.exit(run(sys.argv))
+    try:
+        status = run(sys.argv)
+        sys.stdout.flush()
+    except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        status = 1
+    sys.exit(status)
 
 
 def run(argv):
@@ -200,22 +307,102 @@ def run(argv):
         print(_usage())
         return 0 if asked else 2
     try:
-        arguments = FLAGS(argv)
-    except (flags.Error, AttributeError, KeyError, TypeError, ValueError, OSError) as error:
-        return _fail(error)
-    try:
-        return main(arguments) or 0
+        config_path = _config_path(argv)
+        if config_path is not None:
+            _import_keras()  # now, as the config file does
+        try:
+            arguments = FLAGS(argv)
+        except Exception as error:  # a config file is Python: whatever it raises
+            return _fail(_flag_problem(error, config_path))
+        return main(arguments, config_path) or 0
     except app.UsageError as error:
         return _fail(f"{error}\nSee: tfseg-prune --help")
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'Stopped. Give the same command again to go on.'}", file=sys.stderr)
         return 130
+    except BrokenPipeError:
+        raise
     except (ValueError, OSError) as error:
         return _fail(error)
     except RuntimeError as error:
         if type(error).__module__.startswith("tfseg_prune"):
             return _fail(error)
         raise
+
+
+def _config_path(argv):
+    """The config file that a command line names, or `None`.
+
+    Raises:
+        ValueError: If there is no such file.
+    """
+    given = None
+    for argument, following in zip(argv[1:], [*argv[2:], ""]):
+        if argument in ("--config", "-config"):
+            given = following
+        elif argument.startswith(("--config=", "-config=")):
+            given = argument.partition("=")[2]
+    if given is None:
+        return None
+    path = given.partition(":")[0]
+    if not os.path.isfile(path):
+        raise ValueError(
+            f"There is no config. Expected: --config=FILE.py. Received: '{path}', which is no file"
+        )
+    return path
+
+
+def _flag_problem(error, config_path):
+    """One message for what is wrong with the flags, or in a config file and at which line."""
+    cause, line = error, None
+    # absl wraps what a config file raises; the file's own line is in an exception further in.
+    while cause is not None and line is None:
+        frames = traceback.extract_tb(cause.__traceback__)
+        line = next((f.lineno for f in reversed(frames) if f.filename == config_path), None)
+        if isinstance(cause, SyntaxError) and cause.filename == config_path:
+            line = cause.lineno
+        inner, cause = cause, cause.__cause__ or cause.__context__
+    if line is None and isinstance(error, flags.Error):
+        return error
+    inner = error if line is None else inner
+    text = f"{type(inner).__name__}: {getattr(inner, 'msg', inner)}"
+    raised_by = traceback.extract_tb(inner.__traceback__)[-1].filename
+    name, hint = re.search(r"['\"](\w+)\\*['\"]", text), re.search(r'Did you mean "(\w+)"', text)
+    if isinstance(inner, (KeyError, AttributeError)) and "ml_collections" in raised_by and name:
+        # Its message quotes all of the config.
+        text = f"there is no setting '{name[1]}'{f', maybe {hint[1]!r}?' if hint else ''}"
+        if name[1] == "config_config":
+            text = "a file without get_config()"
+        elif line is None:
+            return f"A setting on the command line can't be used: {text}"
+    where = f"'{config_path}'" + (f", line {line}" if line else "")
+    return (
+        "The config can't be used. Expected: a Python file whose get_config() returns the settings."
+        f" Received: {where}: {text}"
+    )
+
+
+def _import_keras():
+    """Imports Keras, and has TensorFlow look for GPUs, without the log lines of its C++ side."""
+    logging.getLogger("tensorflow").setLevel(logging.ERROR)
+    with _quiet():
+        import keras
+
+        keras.ops.zeros(1)
+
+
+@contextlib.contextmanager
+def _quiet():
+    sys.stderr.flush()
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        sys.stderr.flush()
+        os.dup2(kept, 2)
+        os.close(kept)
 
 
 def _usage():
@@ -229,8 +416,10 @@ def _usage():
 
 
 def _fail(error):
-    text = error.args[0] if isinstance(error, KeyError) and error.args else error
-    print(f"tfseg-prune: {text}", file=sys.stderr)
+    # An OSError's text begins with its number, unless it was raised by hand.
+    if isinstance(error, OSError) and error.strerror and not error.filename:
+        error = error.strerror
+    print(f"tfseg-prune: {error}", file=sys.stderr)
     return 2
 
 

@@ -107,7 +107,9 @@ def _save_frozen(model, answer, folder):
     module.serve = tf.function(
         lambda images: {answer: tf.nest.flatten(frozen(images))[0]}, [images], autograph=False
     )
-    tf.saved_model.save(module, folder, signatures=module.serve)
+    # Keras' silu has a gradient of its own, which a frozen function can't save.
+    options = tf.saved_model.SaveOptions(experimental_custom_gradients=False)
+    tf.saved_model.save(module, folder, signatures=module.serve, options=options)
 
 
 def _explain(error, model):

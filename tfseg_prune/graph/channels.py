@@ -129,6 +129,10 @@ class ChannelGraph:
         for name, units in self.producers.items():
             if not keep_units[units].any():
                 problems.append(f"no channel of '{name}' is left")
+        for record in self.records.values():
+            for ids in record.read_sets:
+                if not keep_units[self.unit_of[ids]].any():
+                    problems.append(f"'{record.name}' would read no channel at all")
         for rows in self.balanced:
             counts = keep_units[rows].sum(axis=1)
             if len(set(counts.tolist())) > 1:

@@ -72,7 +72,7 @@ def cost(model, plan=None):
     graph = ChannelGraph(model)
     if plan is None:
         return CostModel(graph).table()
-    return CostModel(graph, groups=plan.groups).table(plan.keep_units(graph))
+    return CostModel(graph, groups=plan.groups_in(model)).table(plan.keep_units(graph))
 
 
 class CostModel:
@@ -88,6 +88,12 @@ class CostModel:
 
     def __init__(self, graph, *, groups=None):
         groups = groups or {}
+        for name in groups:
+            if name not in graph.records:
+                raise ValueError(
+                    f"There is no layer '{name}' to be grouped in '{graph.model.name}'. Expected:"
+                    " the name of a dense convolution"
+                )
         self.num_units = graph.num_units
         self._sides, self._side_index = [], {}
         macs, params = [], []

@@ -99,6 +99,12 @@ class OpRecord:
     contracts: bool = False
     calls: int = 1
 
+    @property
+    def read_sets(self):
+        """Arrays of ids, of each of which at least one must stay for the operation to exist."""
+        sets = [ids for slot in self.slots for ids in slot.reads.values()]
+        return sets + [x.ids.reshape(-1) for x in self.inputs if self.contracts and x.varying]
+
 
 class Kept:
     """Which ids stay, as the functions in `OpRecord.config` and `.call` ask for it."""

@@ -5,7 +5,9 @@ import hashlib
 import itertools
 import json
 import pathlib
+import types
 
+import keras
 import numpy as np
 
 from tfseg_prune import atomic
@@ -45,8 +47,10 @@ class PruningPlan:
 
     def __post_init__(self):
         keep = {name: tuple(sorted(int(i) for i in kept)) for name, kept in self.keep.items()}
-        object.__setattr__(self, "keep", keep)
         object.__setattr__(self, "architecture", tuple(self.architecture))
+        for name in ("widths", "groups", "budget", "scores"):
+            object.__setattr__(self, name, types.MappingProxyType(dict(getattr(self, name))))
+        object.__setattr__(self, "keep", types.MappingProxyType(keep))
         for name, kept in keep.items():
             width = self.widths.get(name)
             if (
@@ -136,6 +140,11 @@ class PruningPlan:
         graph.check(keep_units)
         return keep_units
 
+    def groups_in(self, model):
+        """`groups` by the layer names of `model`; errors as of `check`."""
+        renamed = self.check(model)
+        return {renamed(name): groups for name, groups in self.groups.items()}
+
     def check(self, model):
         """Compares the architecture of `model` with the one that the plan was made for.
 
@@ -184,9 +193,9 @@ class PruningPlan:
         parts = [
             f'  "version": {_VERSION}',
             f'  "method": {json.dumps(self.method)}',
-            f'  "budget": {json.dumps(self.budget)}',
-            f'  "scores": {json.dumps(self.scores)}',
-            f'  "groups": {json.dumps(self.groups)}',
+            f'  "budget": {json.dumps(dict(self.budget))}',
+            f'  "scores": {json.dumps(dict(self.scores))}',
+            f'  "groups": {json.dumps(dict(self.groups))}',
             f'  "layers": {{\n{layers}\n  }}',
             f'  "fingerprint": {json.dumps(self.fingerprint)}',
             f'  "architecture": [\n{lines}\n  ]',
@@ -266,6 +275,7 @@ def describe_architecture(model):
             seen.add(id(operation))
             if isinstance(groups, int) and groups > 1:
                 shapes.append(f"groups={groups}")
+            shapes += _settings(operation)
             what = " ".join([type(operation).__name__, *shapes])
             lines.append(f"{prefix}{operation.name}: {what} <- {', '.join(sources)}")
         answers = [names[id(x)] for x in functional(model).outputs]
@@ -273,6 +283,20 @@ def describe_architecture(model):
 
     describe(model, "")
     return tuple(lines)
+
+
+def _settings(operation):
+    """The settings of a layer that make it another one at the same weights, where not default."""
+    if not isinstance(operation, keras.layers.Layer):
+        return []
+    shown = []
+    for name, default in (("strides", 1), ("dilation_rate", 1), ("padding", "valid"), ("axis", -1)):
+        value = getattr(operation, name, default)
+        if value != default and value != (default,) * (len(value) if isinstance(value, tuple) else 0):
+            shown.append(f"{name}={value}".replace(", ", ","))
+    activation = getattr(operation, "activation", None)
+    name = getattr(activation, "__name__", "linear")
+    return shown + ([] if name == "linear" else [f"activation={name}"])
 
 
 def _paths(lines):

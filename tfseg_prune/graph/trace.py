@@ -1,5 +1,7 @@
 """The walk of ids through a model, and what a rule writes into on the way."""
 
+import inspect
+
 import keras
 import numpy as np
 
@@ -91,7 +93,14 @@ class Trace:
         """
         if variable is None:
             return
-        index = [id(weight) for weight in self.record.operation.weights].index(id(variable))
+        weights = [id(weight) for weight in self.record.operation.weights]
+        if id(variable) not in weights:
+            raise ValueError(
+                f"The layer '{self.record.name}' has no weight of its own where its rule names one."
+                " Expected: one of `layer.weights`. Received: a computed tensor, as a layer with"
+                " LoRA answers. Remedy: merge the adaptation into the kernel before pruning"
+            )
+        index = weights.index(id(variable))
         rank = len(variable.shape)
         axes = [
             {axis % rank: np.asarray(ids) for axis, ids in (part or {}).items()}
@@ -239,11 +248,15 @@ class Trace:
         self.record, self.shapes = record, tuple(tuple(t.shape) for t in node.outputs)
         rule = self._find_rule(operation)
         if rule is None:
-            answers = self._untaught(operation, given)
+            self.unknown.append(f"{record.name} ({type(operation).__name__})")
+            answers = self._whole(given, "without a rule")
         else:
+            args, kwargs = _first_by_position(operation, args, kwargs)
             answers = rule(self, operation, *args, **kwargs)
+            answers = [answers] if isinstance(answers, Channels) else list(answers)
+            if not all(_fits(answer, shape) for answer, shape in zip(answers, self.shapes)):
+                answers = self._whole(given, "that changes the number of channels")
         self.record, self.shapes = outer
-        answers = [answers] if isinstance(answers, Channels) else list(answers)
         record.outputs = [self.rectangular(answer) for answer in answers]
         if record is not seen:
             self._merge(seen, record)
@@ -271,14 +284,31 @@ class Trace:
         for ids in (first, again):
             self.freeze(ids[mixed], "read by a layer that is also called on something else")
 
-    def _untaught(self, operation, given):
-        self.unknown.append(f"{self.record.name} ({type(operation).__name__})")
-        reason = f"touched by '{self.record.name}', a {type(operation).__name__} without a rule"
-        for channels in given:
-            self.freeze(channels.ids, reason)
+    def _whole(self, given, why):
+        """Freezes all that an operation touches; answers frozen channels."""
+        record = self.record
+        reason = f"touched by '{record.name}', a {type(record.operation).__name__} {why}"
+        for ids in (*(channels.ids for channels in given), *record.produced.values()):
+            self.freeze(ids, reason)
         return [
             self.channels(self.fresh(shape[-1] or 1, reason), shape)
             if shape
             else Channels(np.array(CONSTANT), ())
             for shape in self.shapes
         ]
+
+
+def _first_by_position(operation, args, kwargs):
+    """The call's arguments with a layer's first one by position, as rules take it."""
+    if args or not isinstance(operation, keras.layers.Layer):
+        return args, kwargs
+    first = next(iter(inspect.signature(operation.call).parameters))
+    rest = {name: value for name, value in kwargs.items() if name != first}
+    return (kwargs[first],), rest
+
+
+def _fits(channels, shape):
+    """Whether ids can be those of a tensor of this shape."""
+    return channels.ids.ndim == len(shape) and all(
+        own in (1, size) for own, size in zip(channels.ids.shape, shape)
+    )

@@ -5,6 +5,9 @@ import math
 
 from ml_collections import config_dict
 
+from tfseg_prune import criteria
+from tfseg_prune.search.budget import RANKINGS
+
 
 def default_config():
     """The settings of a run; a config file changes some and returns it.
@@ -98,70 +101,150 @@ def check_config(config):
     """Raises ValueError on a setting that can't be meant, before any work starts.
 
     Args:
-        config: `ConfigDict`, or a plain dict, with the keys of `default_config`.
+        config: `ConfigDict` with the keys of `default_config`. The message lists all problems of
+            a kind: first the keys, then the types, then the values.
     """
-    problems = list(_unknown(config, default_config(), ""))
-    if not problems:
-        problems = list(_senseless(config))
+    known = default_config()
+    problems = (
+        list(_misnamed(config, known, ""))
+        or list(_mistyped(config, known, ""))
+        or list(_senseless(config))
+    )
     if problems:
         raise ValueError(
             "The config can't be used:\n" + "\n".join(f"- {problem}" for problem in problems)
         )
 
 
-_FREE = ("data.train", "data.val", "data.test", "model.options")
-
-
-def _unknown(config, known, prefix):
-    for key in config:
-        path = f"{prefix}{key}"
-        if key not in known:
-            close = difflib.get_close_matches(key, list(known), 1)
-            hint = f" Did you mean '{prefix}{close[0]}'?" if close else ""
-            yield f"there is no setting '{path}'.{hint} Expected: {', '.join(known)}"
-        elif isinstance(known[key], config_dict.ConfigDict) and path not in _FREE:
-            yield from _unknown(config[key], known[key], f"{path}.")
-
-
-def _senseless(config):
-    def positive(path, *, zero=False, whole=True):
-        value = config
-        for key in path.split("."):
-            value = value[key]
-        number = isinstance(value, (int, float)) and not isinstance(value, bool)
-        good = number and math.isfinite(value) and (value >= 0 if zero else value > 0)
-        if not good or (whole and int(value) != value):
-            kind = "integer" if whole else "number"
-            yield f"'{path}' must be a {kind} {'>= 0' if zero else '> 0'}. Received: {value!r}"
-
-    for path in ("train.batch_size", "data.workers", "bench.threads", "bench.min_runs"):
-        yield from positive(path)
-    for path in (
-        "seed train.epochs finetune.epochs finetune.recalibrate report.strips"
-        " export.parity_images export.representative_images"
-    ).split():
-        yield from positive(path, zero=True)
-    for path in ("train.learning_rate", "finetune.learning_rate", "bench.max_seconds"):
-        yield from positive(path, whole=False)
-    size = tuple(config.data.image_size)
-    if len(size) != 2 or any(not isinstance(side, int) or side < 8 for side in size):
-        yield f"'data.image_size' must be (height, width), 8 or more. Received: {size}"
-    if config.train.class_weights not in ("none", "log"):
-        yield f"'train.class_weights' must be none or log. Received: {config.train.class_weights!r}"
-    if config.train.keep not in ("last", "best"):
-        yield f"'train.keep' must be last or best. Received: {config.train.keep!r}"
-    precisions = set(config.export.precisions)
-    if not precisions or precisions - set(config.export.thresholds):
-        yield (
-            f"'export.precisions' must be some of {', '.join(config.export.thresholds)}."
-            f" Received: {tuple(config.export.precisions)}"
-        )
+def budget_number(value):
+    """A budget as `Budget` takes it: a whole number above 1 is absolute, other floats fractions."""
+    return int(value) if value > 1 and math.isfinite(value) and value == int(value) else value
 
 
 def budget_values(config):
-    """The budget's settings as `Budget` takes them: a whole number above 1 is absolute."""
-    values = {}
-    for key, value in config.pruning.budget.items():
-        if value is not None:
-            values[key] = int(value) if value > 1 and value == int(value) else value
-    return values
+    """The arguments of `Budget`."""
+    return {
+        key: budget_number(value)
+        for key, value in config.pruning.budget.items()
+        if value is not None
+    }
+
+
+_FREE = ("data.train", "data.val", "data.test", "model.options")
+
+
+def _misnamed(config, known, prefix):
+    for key in config:
+        if key not in known:
+            close = difflib.get_close_matches(key, list(known), 1)
+            hint = f" Did you mean '{prefix}{close[0]}'?" if close else ""
+            yield f"there is no setting '{prefix}{key}'.{hint} Expected: {', '.join(known)}"
+    for key in known:
+        path = f"{prefix}{key}"
+        if key not in config:
+            yield f"the setting '{path}' is missing. Remedy: start from default_config()"
+        elif _is_room(known[key]) and not _is_room(config[key]):
+            yield f"'{path}' must hold settings. Received: {config[key]!r}"
+        elif _is_room(known[key]) and path not in _FREE:
+            yield from _misnamed(config[key], known[key], f"{path}.")
+
+
+def _is_room(value):
+    return isinstance(value, config_dict.ConfigDict)
+
+
+def _mistyped(config, known, prefix):
+    for key, default in known.items():
+        path, value = f"{prefix}{key}", config[key]
+        if path in _FREE:
+            continue
+        if _is_room(default):
+            yield from _mistyped(value, default, f"{path}.")
+            continue
+        kind = float if default is None else type(default)
+        right = {float: (int, float), int: int, tuple: (tuple, list)}.get(kind, kind)
+        if value is None and default is None:
+            continue
+        if not isinstance(value, right) or (isinstance(value, bool) and kind is not bool):
+            yield f"'{path}' must be of type {kind.__name__}. Received: {value!r}"
+
+
+def _senseless(config):
+    def ruled(wanted, good, *paths):
+        for path in paths:
+            value = config
+            for key in path.split("."):
+                value = value[key]
+            if not good(value):
+                yield f"'{path}' must be {wanted}. Received: {value!r}"
+
+    def one_of(path, choices):
+        return ruled(f"one of {', '.join(choices)}", lambda value: value in choices, path)
+
+    def pair(value, kinds):
+        return len(value) == 2 and all(isinstance(v, kinds) for v in value)
+
+    yield from ruled(
+        "1 or more",
+        lambda value: value >= 1,
+        *["train.batch_size", "data.workers", "bench.threads", "bench.min_runs"],
+        "export.representative_images",
+        "pruning.align",
+    )
+    yield from ruled(
+        "0 or more",
+        lambda value: value >= 0,
+        *["seed", "train.epochs", "finetune.epochs", "finetune.recalibrate", "report.strips"],
+        "export.parity_images",
+    )
+    yield from ruled(
+        "a finite number > 0",
+        lambda value: 0 < value < math.inf,
+        *["train.learning_rate", "finetune.learning_rate", "bench.max_seconds"],
+    )
+    yield from ruled(
+        "a finite number >= 0",
+        lambda value: 0 <= value < math.inf,
+        "train.power",
+        "train.weight_decay",
+    )
+    yield from ruled(
+        "in [0, 1]",
+        lambda value: 0 <= value <= 1,
+        *(f"export.thresholds.{name}" for name in config.export.thresholds),
+        "train.jitter",
+        "pruning.floor",
+    )
+    yield from ruled("a finite number", math.isfinite, "data.offset")
+    yield from ruled("finite and not 0", lambda value: value and math.isfinite(value), "data.scale")
+    yield from ruled(
+        "(height, width) in whole pixels, 8 or more",
+        lambda value: pair(value, int) and min(value) >= 8,
+        "data.image_size",
+    )
+    yield from ruled(
+        "(least, greatest), both finite and > 0",
+        lambda value: pair(value, (int, float)) and 0 < value[0] <= value[1] < math.inf,
+        "train.scale",
+    )
+    yield from one_of("train.class_weights", ("none", "log"))
+    yield from one_of("train.keep", ("last", "best"))
+    yield from one_of("train.optimizer", ("adamw", "sgd"))
+    yield from one_of("pruning.criterion", criteria.names())
+    yield from one_of("pruning.ranking", RANKINGS)
+    yield from one_of("export.tail", ("logits", "upsampled", "argmax"))
+    yield from ruled(
+        f"some of {', '.join(config.export.thresholds)}, each once",
+        lambda value: 0 < len(value) == len(set(value) & set(config.export.thresholds)),
+        "export.precisions",
+    )
+    if not budget_values(config):
+        yield (
+            "'pruning.budget' must set macs, params or both, such as pruning.budget.macs = 0.5."
+            " Received: neither"
+        )
+    if config.model.path and config.model.weights:
+        yield (
+            "'model.weights' are for the network 'model.name', not for a file of your own."
+            f" Received: them beside model.path={config.model.path!r}"
+        )

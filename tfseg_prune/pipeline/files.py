@@ -1,57 +1,35 @@
 """Files of a working directory: written whole or not at all, read with one clear error."""
 
-import contextlib
 import hashlib
 import json
-import os
 import pathlib
-import shutil
-import tempfile
 import zipfile
 
 import keras
 
-
-@contextlib.contextmanager
-def replacing(path):
-    """A temporary path beside `path` that takes its place if the block ends well."""
-    path = pathlib.Path(path)
-    folder = tempfile.mkdtemp(dir=path.parent, prefix=".writing-")
-    temporary = pathlib.Path(folder) / path.name
-    try:
-        yield temporary
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-    except OSError as error:
-        raise OSError(
-            error.errno,
-            f"'{path}' could not be written ({error.strerror or error}); what was there before is"
-            " untouched. Remedy: make room or choose another folder, and run the same command"
-            " again: finished stages are not repeated",
-        ) from error
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+from tfseg_prune import atomic
 
 
 def write_json(path, value):
-    with replacing(path) as temporary:
-        temporary.write_text(json.dumps(value, indent=1) + "\n")
+    atomic.write_text(path, json.dumps(value, indent=1) + "\n")
 
 
 def save_model(model, path):
     """Writes a `.keras` file without optimizer, loss and metrics, so that it loads anywhere."""
-    if model.compiled:
-        model = keras.Model(model.inputs, model.outputs, name=model.name)
-    with replacing(path) as temporary:
-        model.save(temporary)
+    compiled = model.compiled, getattr(model, "optimizer", None)
+    model.compiled, model.optimizer = False, None
+    try:
+        with atomic.replacing(path) as temporary:
+            model.save(temporary)
+    finally:
+        model.compiled, model.optimizer = compiled
 
 
 def load_model(path):
     """A Keras model from a `.keras` file.
 
     Raises:
-        ValueError: If there is none, or it is cut off or no Keras model.
+        ValueError: If there is none, or it is cut off, damaged or no model of Keras' own layers.
     """
     path = pathlib.Path(path)
     if not path.is_file():
@@ -67,11 +45,13 @@ def load_model(path):
         )
     try:
         return keras.saving.load_model(path, compile=False)
-    except (ValueError, KeyError, OSError, TypeError, zipfile.BadZipFile) as error:
-        first = str(error).strip().split("\n")[0][:300]
+    # Keras passes on whatever its zip, JSON, HDF5 and class look-ups raise on damaged bytes.
+    except Exception as error:
+        first = str(error).partition("Full object config")[0].strip().split("\n")[0][:300]
         raise ValueError(
-            f"'{path}' can't be loaded as a model. Expected: a .keras file whose custom layers are"
-            f" registered. Received: {type(error).__name__}: {first}"
+            f"'{path}' can't be loaded as a model. Expected: an undamaged .keras file of a"
+            " functional or Sequential model of Keras' own layers (one with classes of your own"
+            f" loads in Python, where they are imported). Received: {type(error).__name__}: {first}"
         ) from error
 
 

@@ -3,6 +3,7 @@
 import dataclasses
 import datetime
 import functools
+import json
 import pathlib
 import platform
 import shutil
@@ -13,9 +14,8 @@ import keras
 import numpy as np
 from rich.console import Console
 
-import tfseg_prune.bench.host as host
-from tfseg_prune import data, deploy, graph, models, training
-from tfseg_prune.bench import schema, stats
+from tfseg_prune import atomic, data, deploy, graph, models, training
+from tfseg_prune.bench import host, schema, stats
 from tfseg_prune.methods import oneshot
 from tfseg_prune.pipeline import files
 from tfseg_prune.pipeline.config import budget_values, check_config
@@ -44,7 +44,8 @@ def run(config, workdir, stages=STAGES, *, command=None, console=None):
     Args:
         config: See `default_config`.
         workdir: Folder for all files.
-        stages: Some of `STAGES`, in this order.
+        stages: Some of `STAGES`, in this order. Each reads the files of those before it as they
+            lie in the folder; "report" insists that all were made with these settings.
         command: The command line, for the report's provenance.
         console: `rich.console.Console` for progress.
 
@@ -57,7 +58,14 @@ def run(config, workdir, stages=STAGES, *, command=None, console=None):
         ParityError: If an exported file doesn't answer as its model.
     """
     check_config(config)
-    return _Run(config, workdir, command, console or Console(highlight=False)).run(stages)
+    if "train" not in stages and not pathlib.Path(workdir).is_dir():
+        raise ValueError(
+            f"The stage '{stages[0]}' goes on from what others left. Expected: the working"
+            f" directory of a run. Received: '{workdir}', which is no folder"
+        )
+    steps = _Run(config, workdir, command, console or Console(highlight=False))
+    with steps.store.locked():
+        return steps.run(stages)
 
 
 class _Run:
@@ -67,11 +75,19 @@ class _Run:
         self.console = console
         self.budget = Budget(**budget_values(config))
         self.store = Store(workdir)
+        self.results = {}
+        self.may_work = True
 
     def run(self, stages):
-        # What can be wrong with the data is wrong before hours of training, not after.
+        # What can be wrong with data or model is wrong before hours of training, not after.
         if set(stages) & {"train", "finetune", "export"}:
             self._stage("check", self._check_data, settings=self._data_settings)
+        if "train" in stages:
+            self._stage(
+                "check_model",
+                self._check_model,
+                settings=[self._model_settings, self._prune_settings],
+            )
         summary = None
         for stage in stages:
             summary = getattr(self, f"_run_{stage}")()
@@ -81,7 +97,10 @@ class _Run:
         self.console.print(text, markup=False, soft_wrap=True)
 
     def _stage(self, name, work, **options):
-        return self.store.run(name, work, say=self.say, **options)
+        if not self.may_work:
+            work = None
+        self.results[name] = self.store.run(name, work, say=self.say, **options)
+        return self.results[name]
 
     # Data.
 
@@ -102,9 +121,10 @@ class _Run:
     def _data_settings(self):
         """The data's settings, and what its files look like from outside."""
         own = self.config.data
-        settings = [own.name, *(own[split].to_dict() for split in self._splits)]
+        settings = [own.name, own.data_dir]
+        settings += [own[split].to_dict() for split in ("train", "val", "test")]
         if own.data_dir:
-            for path in sorted(pathlib.Path(own.data_dir).rglob("*")):
+            for path in sorted(pathlib.Path(own.data_dir).expanduser().rglob("*")):
                 if path.is_file():
                     about = path.stat()
                     settings.append([str(path), about.st_size, about.st_mtime_ns])
@@ -147,7 +167,7 @@ class _Run:
     def _build(self):
         own = self.config.model
         if own.path:
-            return files.load_model(own.path)
+            return self._fitting(files.load_model(own.path))
         if own.name not in models.__all__ or own.name == "load_weights":
             names = ", ".join(name for name in models.__all__ if name != "load_weights")
             raise ValueError(
@@ -164,16 +184,47 @@ class _Run:
         except TypeError as error:
             raise ValueError(f"model.options don't fit '{own.name}': {error}") from error
 
-    def _fit(self, model, stage, key, epochs, learning_rate, seed):
-        """Trains, resumable under the stage's key; answers how long and how many epochs."""
+    def _fitting(self, model):
+        """The user's own model, if it takes and answers what the data are."""
+        size = (*self.config.data.image_size, 3)
+        wanted = (None, *size), (None, *size[:2], self._dataset.num_classes)
+        shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
+        if not all(
+            isinstance(shape, tuple)
+            and len(shape) == 4
+            and all(None in pair or len(set(pair)) == 1 for pair in zip(shape, whole))
+            for shape, whole in zip(shapes, wanted)
+        ):
+            raise ValueError(
+                f"The model '{self.config.model.path}' doesn't fit the data. Expected: images"
+                f" {wanted[0]} to logits {wanted[1]}, for data.image_size="
+                f"{self.config.data.image_size} and {self._dataset.num_classes} classes. Received:"
+                f" {shapes[0]} to {shapes[1]}"
+            )
+        return model
+
+    def _plan(self, model):
+        own = self.config.pruning
+        options = {
+            name: own[name] for name in ("criterion", "ranking", "align", "floor", "exclude")
+        }
+        return oneshot.plan(model, budget=self.budget, seed=self.config.seed, **options)
+
+    def _check_model(self, key):
+        """Builds the model and plans on its first weights: what can be reached is the same."""
+        keras.utils.set_random_seed(self.config.seed)
+        self._train_batches()
+        self._plan(self._build())
+
+    def _fit(self, model, stage, key, epochs, learning_rate):
+        """Trains, resumable under the stage's key; answers how long, and all epochs."""
         own = self.config.train
         if epochs == 0:
-            return {"epochs": 0}
-        keras.utils.set_random_seed(seed)
+            return {"epochs": 0, "train_seconds": 0.0, "history": []}
         train = self._train_batches()
         weights = None
         if own.class_weights == "log":
-            pixels = np.array(self.store.result("check")["pixels"]["train"], float)
+            pixels = np.array(self.results["check"]["pixels"]["train"], float)
             weights = (1 / np.log(1.1 + pixels / pixels.sum())).tolist()
         training.compile_segmenter(
             model,
@@ -203,11 +254,24 @@ class _Run:
         return {
             "epochs": epochs,
             "train_seconds": round(sum(row["seconds"] for row in history), 1),
+            "history": history,
         }
 
     def _fit_settings(self):
         own = self.config
         return [*self._image_settings, own.train.to_dict(), own.seed]
+
+    @property
+    def _model_settings(self):
+        own = self.config.model
+        sources = [files.digest(path) for path in (own.path, own.weights) if _is_file(path)]
+        return [self._fit_settings(), own.to_dict(), sources]
+
+    @property
+    def _prune_settings(self):
+        own = self.config
+        steps = own.finetune.recalibrate
+        return [own.pruning.to_dict(), own.seed, steps, self._fit_settings() if steps else None]
 
     def _forget(self, stage):
         """Removes checkpoints whose stage has left its output."""
@@ -219,31 +283,17 @@ class _Run:
             keras.utils.set_random_seed(self.config.seed)
             model = self._build()
             own = self.config.train
-            result = self._fit(
-                model, "train", key, own.epochs, own.learning_rate, self.config.seed
-            )
+            result = self._fit(model, "train", key, own.epochs, own.learning_rate)
             files.save_model(model, self.store.path("base.keras"))
             return result
 
-        model = self.config.model
-        sources = [files.digest(path) for path in (model.path, model.weights) if _is_file(path)]
-        self._stage(
-            "train",
-            work,
-            settings=[self._fit_settings(), model.to_dict(), sources],
-            outputs=["base.keras"],
-        )
+        self._stage("train", work, settings=self._model_settings, outputs=["base.keras"])
         self._forget("train")
 
     def _run_prune(self):
-        own = self.config.pruning
-
         def work(key):
             model = files.load_model(self.store.path("base.keras"))
-            options = {
-                name: own[name] for name in ("criterion", "ranking", "align", "floor", "exclude")
-            }
-            plan = oneshot.plan(model, budget=self.budget, seed=self.config.seed, **options)
+            plan = self._plan(model)
             small = graph.shrink(model, plan)
             if self.config.finetune.recalibrate:
                 training.recalibrate(
@@ -263,12 +313,7 @@ class _Run:
         self._stage(
             "prune",
             work,
-            settings=[
-                own.to_dict(),
-                self.config.seed,
-                self.config.finetune.recalibrate and self._fit_settings(),
-                self.config.finetune.recalibrate,
-            ],
+            settings=self._prune_settings,
             inputs=["base.keras"],
             outputs=["plan.json", "small.keras"],
         )
@@ -283,10 +328,10 @@ class _Run:
             epochs = own.epochs if own.control or stage == "finetune" else 0
 
             def work(key, stage=stage, source=source, output=output, epochs=epochs):
+                # Before loading, which draws the seeds of dropout.
+                keras.utils.set_random_seed(self.config.seed + 1)
                 model = files.load_model(self.store.path(source))
-                result = self._fit(
-                    model, stage, key, epochs, own.learning_rate, self.config.seed + 1
-                )
+                result = self._fit(model, stage, key, epochs, own.learning_rate)
                 files.save_model(model, self.store.path(output))
                 return result
 
@@ -360,14 +405,14 @@ class _Run:
             metric = training.MeanIoU(
                 self._dataset.num_classes, self._dataset.ignore_index, sparse_predictions=True
             )
-            with files.replacing(self.store.path(output)) as temporary:
+            with atomic.replacing(self.store.path(output)) as temporary:
                 written = deploy.export(
                     model,
                     temporary,
                     precision=precision,
                     tail=own.tail,
                     representative=representative,
-                    representative_images=count or 1,
+                    representative_images=count,
                 )
                 try:
                     parity = deploy.check_parity(
@@ -379,7 +424,8 @@ class _Run:
                         threshold=own.thresholds[precision],
                     )
                 except deploy.ParityError as error:
-                    error.args = (f"{output}, which was not kept: {error.args[0]}",)
+                    found = error.args[0].replace(str(temporary), output)
+                    error.args = (f"{output} was not kept. {found}",)
                     raise
             self.say(
                 f"  {name} {precision}: {written.bytes:,} bytes, agreement"
@@ -400,7 +446,8 @@ class _Run:
             work,
             settings=[
                 self._image_settings,
-                {k: own[k] for k in ("tail", "representative_images", "parity_images")},
+                {k: own[k] for k in ("tail", "parity_images")},
+                own.representative_images if precision == "int8" else None,
                 own.thresholds[precision],
             ],
             inputs=[f"{name}.keras"],
@@ -439,28 +486,52 @@ class _Run:
     # Report.
 
     def _run_report(self):
-        summary = self._summary()
-        files.write_json(self.store.path("summary.json"), summary)
-        history = table.load_history(self.store.path("metrics.jsonl"))
-        html.write_report(
-            summary,
-            self.store.path("report.html"),
-            history=history,
-            strips=self._strips(),
-            command=self.command,
+        # A report must not show files that other settings made beside these settings.
+        self.may_work = False
+        for stage in STAGES[:-1]:
+            getattr(self, f"_run_{stage}")()
+        self.may_work = True
+
+        def work(key):
+            for name in MODELS:
+                self._evaluate(name)
+            history = [
+                row
+                for stage in ("train", "finetune", "control")
+                for row in self.results[stage]["history"]
+            ]
+            atomic.write_text(
+                self.store.path("metrics.jsonl"), "".join(f"{json.dumps(row)}\n" for row in history)
+            )
+            summary = self._summary()
+            files.write_json(self.store.path("summary.json"), summary)
+            html.write_report(
+                summary,
+                self.store.path("report.html"),
+                history=history,
+                strips=self._strips(),
+                command=self.command,
+            )
+
+        self._stage(
+            "report",
+            work,
+            settings=[self._data_settings, self.config.to_dict()],
+            inputs=["plan.json", "bench.json", *(f"{name}.keras" for name in MODELS)],
+            outputs=["metrics.jsonl", "summary.json", "report.html"],
         )
+        summary = json.loads(self.store.path("summary.json").read_text())
         table.print_summary(summary, console=self.console)
-        self.console.print(f"Report: {self.store.path('report.html').resolve()}", soft_wrap=True)
+        self.say(f"Report: {self.store.path('report.html').resolve()}")
         return summary
 
     def _summary(self):
         config = self.config
-        bench = self._run_bench()
+        results = self.results
         latencies = {
             (result.model.name, result.model.precision): dataclasses.asdict(result.latency_ms)
             for result in schema.load(self.store.path("bench.json"))
         }
-        train = self.store.result("train")
         summary = {
             "name": config.name,
             "command": self.command,
@@ -481,13 +552,12 @@ class _Run:
             "config": config.to_dict(),
         }
         for name, stage in zip(MODELS, ("control", "finetune")):
-            tuned = self.store.result(stage)
-            found = dict(self._evaluate(name))
-            found["epochs"] = train["epochs"] + tuned["epochs"]
-            found["train_seconds"] = train.get("train_seconds", 0) + tuned.get("train_seconds", 0)
+            found = dict(results[f"evaluate_{name}"])
+            for key in ("epochs", "train_seconds"):
+                found[key] = results["train"][key] + results[stage][key]
             found["tflite"] = {
                 precision: {
-                    **self._export(name, precision),
+                    **results[f"export_{name}_{precision}"],
                     "latency_ms": latencies[name, precision],
                 }
                 for precision in config.export.precisions
@@ -495,7 +565,7 @@ class _Run:
             summary[name] = found
         dense, pruned = summary["dense"], summary["pruned"]
         by_precision = {}
-        for precision, ratio in bench["ratios"].items():
+        for precision, ratio in results["bench"]["ratios"].items():
             by_precision[precision] = {
                 "latency": ratio["value"],
                 "latency_interval": [ratio["low"], ratio["high"]],
