@@ -10,7 +10,14 @@ from keras import layers
 
 from tests.graph.nets import NETS, image, scramble
 from tests.graph.shrink_test import random_plan
-from tfseg_prune.graph import ChannelGraph, PruningPlan, check_equal, masked_twin, shrink
+from tfseg_prune.graph import (
+    ChannelGraph,
+    PruningPlan,
+    check_equal,
+    cost,
+    masked_twin,
+    shrink,
+)
 
 
 @pytest.fixture
@@ -35,6 +42,8 @@ def test_json_is_readable(model):
 def test_it_is_frozen(model):
     with pytest.raises(dataclasses.FrozenInstanceError):
         random_plan(model).method = "other"
+    with pytest.raises(TypeError):
+        random_plan(model).keep["a"] = (0,)
 
 
 def test_applies_to_another_checkpoint_and_to_the_same_code_run_again(model):
@@ -53,6 +62,29 @@ def test_another_architecture_is_an_error_with_the_first_differences(model):
     with pytest.raises(ValueError, match="another architecture") as error:
         shrink(other, plan)
     assert plan.fingerprint in str(error.value) and "3x3x3x99" in str(error.value)
+
+
+@pytest.mark.parametrize("option", [{"strides": 2}, {"dilation_rate": 2}, {"activation": "relu"}])
+def test_other_settings_are_another_architecture(option):
+    def build(**options):
+        i = image()
+        return keras.Model(i, layers.Conv2D(4, 1)(layers.Conv2D(9, 3, **options)(i)))
+
+    with pytest.raises(ValueError, match=f"another architecture(?s:.*){next(iter(option))}"):
+        shrink(build(**option), random_plan(build()))
+
+
+def test_groups_follow_the_model_s_own_names():
+    def build():
+        i = image()
+        return keras.Model(i, layers.Conv2D(4, 1)(layers.Conv2D(8, 1)(layers.Conv2D(8, 1)(i))))
+
+    first, second = build(), build()
+    name = first.layers[2].name
+    plan = PruningPlan(groups={name: 2}, architecture=random_plan(first).architecture)
+    assert cost(first, plan).macs == cost(second, plan).macs == cost(shrink(second, plan)).macs
+    with pytest.raises(ValueError, match="no layer 'nothing'"):
+        cost(first, PruningPlan(groups={"nothing": 2}, architecture=plan.architecture))
 
 
 def test_the_input_size_does_not_matter():

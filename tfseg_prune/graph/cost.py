@@ -162,7 +162,7 @@ class CostModel:
                     self._sides.append(units)
                 rows[row, column] = self._side_index[key]
         layers = np.array([layer for layer, _ in products], int)
-        return layers, np.array([p.coefficient for _, p in products]), rows
+        return layers, np.array([p.coefficient for _, p in products], float), rows
 
     def _counts(self, weights):
         if weights is None:

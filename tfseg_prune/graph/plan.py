@@ -292,7 +292,8 @@ def _settings(operation):
     shown = []
     for name, default in (("strides", 1), ("dilation_rate", 1), ("padding", "valid"), ("axis", -1)):
         value = getattr(operation, name, default)
-        if value != default and value != (default,) * (len(value) if isinstance(value, tuple) else 0):
+        many = (default,) * len(value) if isinstance(value, tuple) else default
+        if value != many:
             shown.append(f"{name}={value}".replace(", ", ","))
     activation = getattr(operation, "activation", None)
     name = getattr(activation, "__name__", "linear")

@@ -20,6 +20,8 @@ _TOLERANCE = 1e-5
 _PERTURBATION = 1e-6
 _NOISE_FACTOR = 10
 _TOLERANCE_CAP = 1e-3
+# Largest difference where layers compute in half precision: 16 units in the last place.
+_COARSE = {"float16": 16 * 2.0**-10, "bfloat16": 16 * 2.0**-7}
 
 
 class SurgeryError(RuntimeError):
@@ -30,8 +32,9 @@ def shrink(model, plan, *, check=True):
     """The smaller model that a plan describes, with the weights that stay.
 
     It is a plain `keras.Model` of the layers that the model had: it saves, loads and trains
-    without this package. It is compared with the masked twin (the same network at full width,
-    the dropped channels zeroed wherever they are read) on random input before it is returned.
+    without this package. Before it is returned it is compared, on random input and layer by layer,
+    with the model itself, whose own layers are run with the dropped channels zeroed wherever they
+    are read.
 
     ```python
     small = tsp.shrink(model, plan)
@@ -41,8 +44,8 @@ def shrink(model, plan, *, check=True):
     Args:
         model: Functional `keras.Model`. It isn't changed.
         plan: `PruningPlan` made for this architecture.
-        check: Whether to compare with the masked twin. Two forward passes at batch 2; of a
-            network above 20 GMACs at a reduced input size, where its layers allow one.
+        check: Whether to compare. Two forward passes at batch 2; of a network above 20 GMACs at a
+            reduced input size, where its layers allow one.
 
     Returns:
         An uncompiled `keras.Model` with the names and the order of the original's layers.
@@ -89,41 +92,58 @@ def check_equal(first, second, *, tolerance=_TOLERANCE, seed=0):
         SurgeryError: If shapes differ, an answer isn't finite, or the difference is larger.
     """
     names = [tensor.name for tensor in functional(first).outputs]
-    return _compare(names, first, second, lambda answers: answers, tolerance, seed)
-
-
-def _compare(names, first, second, select, tolerance=_TOLERANCE, seed=0):
-    """The largest relative difference of two models' answers; `check_equal` says what is an error.
-
-    `select` picks from the first model's answers what the second's must equal.
-    """
     batch = _random_batch(first, seed)
-    references, answers = select(_answers(first, batch)), _answers(second, batch)
+    return _compare(
+        names,
+        lambda batch: _answers(first, batch),
+        _answers(second, batch),
+        batch,
+        _scaled_tolerance(first, tolerance),
+    )
+
+
+def _scaled_tolerance(model, tolerance):
+    """The tolerance of float32, or what the coarsest type that a layer computes in allows."""
+    types = {str(layer.compute_dtype) for layer in model.layers} & set(_COARSE)
+    return max([tolerance, *(_COARSE[name] for name in types)])
+
+
+def _compare(names, reference, answers, batch, tolerance):
+    """The largest relative difference; `check_equal` says what is an error.
+
+    Args:
+        names: Names of what is compared.
+        reference: Function from a batch to the arrays that `answers` must equal.
+        answers: Arrays.
+        batch: Input that gave the answers.
+        tolerance: See `check_equal`.
+    """
+    references = reference(batch)
     perturbed = None
     worst = 0.0
-    for position, (name, reference, answer) in enumerate(zip(names, references, answers)):
-        if reference.shape != answer.shape:
+    for position, (name, expected, answer) in enumerate(zip(names, references, answers)):
+        if expected.shape != answer.shape:
             raise SurgeryError(
                 f"The smaller model and the masked twin differ at '{name}'. Expected: shape"
-                f" {reference.shape}. Received: {answer.shape}"
+                f" {expected.shape}. Received: {answer.shape}"
             )
-        if not np.isfinite(reference).all():
+        if not np.isfinite(expected).all():
             raise SurgeryError(
                 f"The masked twin answers NaN or infinity at '{name}', so nothing can be compared."
                 " Remedy: look for NaN in the model's weights, or pass `check=False`."
             )
-        relative = _relative_difference(reference, answer)
+        relative = _relative_difference(expected, answer)
         worst = max(worst, relative)
         allowed = tolerance
         if not relative <= allowed:
             if perturbed is None:
-                perturbed = select(_answers(first, _perturb(batch, seed)))
-            noise = _relative_difference(reference, perturbed[position])
-            allowed = min(_TOLERANCE_CAP, max(allowed, _NOISE_FACTOR * noise))
+                perturbed = reference(_perturb(batch))
+            noise = _relative_difference(expected, perturbed[position])
+            allowed = max(allowed, min(_TOLERANCE_CAP, _NOISE_FACTOR * noise))
         if not relative <= allowed:
             raise SurgeryError(
                 f"The smaller model and the masked twin first differ at '{name}': by"
-                f" {np.abs(reference - answer).max():.3g}, {relative:.3g} of the largest value"
+                f" {np.abs(expected - answer).max():.3g}, {relative:.3g} of the largest value"
                 f" there. Expected: at most {allowed:.1e} of it. A rule is wrong at that layer or"
                 " before, or a layer has channel numbers built in. Remedy: teach it with"
                 " `tfseg_prune.register_rule`, or exclude it from the plan."
@@ -150,8 +170,8 @@ def _random_batch(model, seed):
     return keras.tree.map_structure(lambda x: _random_input(rng, x), structure)
 
 
-def _perturb(batch, seed):
-    rng = np.random.default_rng(seed + 1)
+def _perturb(batch):
+    rng = np.random.default_rng(1)
 
     def change(x):
         if not np.issubdtype(x.dtype, np.floating):
@@ -179,8 +199,7 @@ class _Surgery:
         self.graph = ChannelGraph(model)
         self.keep_units = plan.keep_units(self.graph)
         self.kept = Kept(self.graph.keep_ids(self.keep_units))
-        renamed = plan.check(model)
-        self.groups = {renamed(name): groups for name, groups in plan.groups.items()}
+        self.groups = plan.groups_in(model)
         self.records = {id(record.operation): record for record in self.graph.records.values()}
         for name, groups in self.groups.items():
             self._check_groups(name, groups)
@@ -240,7 +259,11 @@ class _Surgery:
             if id(operation) not in done:
                 inner = self._rebuild(operation, cut, done, shrink_input, {}, record.inputs)
                 done[id(operation)] = None, inner
-            return done[id(operation)][1](*args, **kwargs)
+            # Keras also takes a list where the model's inputs are a dict; the new one gets its own.
+            structure = functional(operation)._inputs_struct
+            given = keras.tree.pack_sequence_as(structure, _tensors((args, kwargs)))
+            options = {name: x for name, x in kwargs.items() if not _tensors(x)}
+            return done[id(operation)][1](given, **options)
         if not isinstance(operation, keras.layers.Layer):
             operation = _again(operation)
         elif id(operation) in done:
@@ -275,12 +298,56 @@ class _Surgery:
         masks = iter([self.kept.mask(channels.ids) for channels in record.inputs])
 
         def mask(x):
-            if not isinstance(x, keras.KerasTensor):
+            if not _is_tensor(x):
                 return x
             kept = next(masks)
             return x if kept.all() else x * ops.cast(kept, x.dtype)
 
         return keras.tree.map_structure(mask, (args, kwargs))
+
+    def reference(self, batch, shrink_input=1):
+        """{id(tensor): value} of what the model's own layers answer on masked inputs.
+
+        Nothing is rebuilt here (but what `_stand_in` must), so that nothing that a rebuild could
+        lose is lost on both sides of the comparison.
+        """
+        graph = functional(self.model)
+        values = {id(t): ops.convert_to_tensor(x) for t, x in zip(graph.inputs, _flat(batch))}
+        self._interpret(self.model, values, shrink_input)
+        return values
+
+    def _interpret(self, model, values, shrink_input):
+        for node in walk(model):
+            args, kwargs = node.arguments.fill_in(values)
+            record = self.records[id(node.operation)]
+            if is_nested(node.operation):
+                inner = functional(node.operation)
+                inside = {id(t): x for t, x in zip(inner.inputs, _tensors((args, kwargs)))}
+                self._interpret(node.operation, inside, shrink_input)
+                answers = [inside[id(t)] for t in inner.outputs]
+            else:
+                if record.contracts or any(slot.reads for slot in record.slots):
+                    args, kwargs = self._masked(record, args, kwargs)
+                answers = self._stand_in(record, shrink_input)(*args, **kwargs)
+            for tensor, value in zip(node.outputs, keras.tree.flatten(answers)):
+                values[id(tensor)] = value
+
+    def _stand_in(self, record, shrink_input):
+        """The operation itself; a masked copy where masking its inputs isn't all there is to it."""
+        operation = record.operation
+        changes = _smaller_settings(record, shrink_input) if shrink_input > 1 else {}
+        reads_inside = any(
+            not any(np.isin(ids, x.ids).all() for x in record.inputs)
+            for slot in record.slots
+            for ids in slot.reads.values()
+        )
+        if not (changes or reads_inside or record.name in self.groups):
+            return operation
+        copy = _again(operation, changes)
+        if operation.weights:
+            copy.build_from_config(operation.get_build_config())
+            self._transplant(record, copy, cut=False)
+        return copy
 
     def _transplant(self, record, new, cut):
         """Copies the weights of one layer, smaller or masked."""
@@ -299,6 +366,8 @@ class _Surgery:
                     f" {tuple(variable.shape)}. The rule of {type(new).__name__} is wrong."
                 )
             variable.assign(value)
+        if hasattr(new, "finalize_state"):
+            new.finalize_state()  # Normalization computes with copies of its statistics
 
     def _cut(self, value, slot, name):
         if slot.scale is not None:
@@ -359,6 +428,18 @@ def _new_input(tensor, shape, shrink_input):
     return keras.Input(batch_shape=shape, dtype=tensor.dtype, name=tensor.name)
 
 
+def _is_tensor(x):
+    return isinstance(x, keras.KerasTensor) or ops.is_tensor(x)
+
+
+def _flat(structure):
+    return keras.tree.flatten(structure)
+
+
+def _tensors(structure):
+    return [x for x in _flat(structure) if _is_tensor(x)]
+
+
 def _again(operation, changes=None):
     """A new operation of the same config, but for the changes."""
     if isinstance(operation, keras.layers.Lambda):
@@ -369,8 +450,20 @@ def _again(operation, changes=None):
             arguments=operation.arguments,
             name=operation.name,
         )
-    config = {**operation.get_config(), **(changes or {})}
-    return type(operation).from_config(config)
+    config = operation.get_config()
+    for key in config:
+        # Functions of the user's own need not be registered to be used again.
+        if key.endswith(("activation", "initializer", "regularizer", "constraint")):
+            config[key] = getattr(operation, key, config[key])
+    try:
+        return type(operation).from_config({**config, **(changes or {})})
+    except Exception as error:
+        first = str(error).strip().split("\n")[0][:200]
+        raise ValueError(
+            f"The layer '{operation.name}' ({type(operation).__name__}) can't be built anew from"
+            " its config. Expected: a `get_config` that holds every argument of `__init__`."
+            f" Received: {type(error).__name__}: {first}"
+        ) from error
 
 
 def _smaller_settings(record, factor):
@@ -390,29 +483,37 @@ def _check(surgery, small, tensors):
         macs = CostModel(surgery.graph).macs()
     except ValueError:
         macs = 0.0  # an open input size, for which a small one is chosen
-    pair = None
+    taps = _taps(surgery)
+
+    def compare(model, tensors, factor):
+        tapped = keras.Model(model.inputs, [tensors[id(tensor)] for _, tensor, _ in taps])
+        batch = _random_batch(tapped, seed=0)
+
+        def reference(batch):
+            values = surgery.reference(batch, factor)
+            return [
+                _kept_channels(values[id(tensor)], channels, surgery.kept)
+                for _, tensor, channels in taps
+            ]
+
+        names = [name for name, _, _ in taps]
+        tolerance = _scaled_tolerance(surgery.model, _TOLERANCE)
+        _compare(names, reference, _answers(tapped, batch), batch, tolerance)
+
     if macs > _CHECK_MACS:
         factor = next((f for f in _CHECK_SCALES if macs / f**2 <= _CHECK_MACS), _CHECK_SCALES[-1])
         try:
-            pair = [surgery.rebuild(cut=cut, shrink_input=factor) for cut in (False, True)]
+            return compare(*surgery.rebuild(cut=True, shrink_input=factor), factor)
         except (ValueError, TypeError):
             pass  # some layer holds the input size, so that only the full size works
-    pair = pair or [surgery.rebuild(cut=False), (small, tensors)]
-    taps = _taps(surgery)
-    models = [
-        keras.Model(model.inputs, [tensors[id(tensor)] for _, tensor, _ in taps])
-        for model, tensors in pair
-    ]
+    return compare(small, tensors, 1)
 
-    def kept_channels(answers):
-        answers = list(answers)
-        for position, (_, _, channels) in enumerate(taps):
-            for axis in channels.varying:
-                kept = surgery.kept.mask(channels.ids.reshape(-1))
-                answers[position] = np.compress(kept, answers[position], axis=axis)
-        return answers
 
-    _compare([name for name, _, _ in taps], *models, kept_channels)
+def _kept_channels(value, channels, kept):
+    value = np.asarray(ops.convert_to_numpy(value))
+    for axis in channels.varying:
+        value = np.compress(kept.mask(channels.ids.reshape(-1)), value, axis=axis)
+    return value
 
 
 def _taps(surgery):

@@ -7,7 +7,7 @@ import numpy as np
 from tfseg_prune import criteria
 from tfseg_prune.criteria.units import combine
 from tfseg_prune.graph import ChannelGraph, CostModel, PruningPlan
-from tfseg_prune.search.budget import meet_budget
+from tfseg_prune.search.budget import Budget, meet_budget
 
 
 def plan(
@@ -55,8 +55,14 @@ def plan(
         BudgetError: If the budget can't be reached; the message says what can.
         ValueError: On a senseless option or a model that isn't functional.
     """
+    if not isinstance(budget, Budget):
+        raise ValueError(
+            f"`budget` must be a `Budget`. Expected: `tsp.Budget(macs=0.5)`. Received: {budget!r}"
+        )
     module = criteria.find(criterion)
-    patterns = [_compile(pattern) for pattern in exclude]
+    patterns = [_compile(p) for p in ([exclude] if isinstance(exclude, str) else exclude)]
+    for pattern in (scopes or {}).values():
+        _compile(pattern)
     graph = ChannelGraph(
         model, exclude=lambda name: any(pattern.search(name) for pattern in patterns)
     )
@@ -82,7 +88,7 @@ def plan(
     summary = {
         "criterion": criterion,
         "ranking": ranking,
-        "align": align,
+        "align": int(align),
         "macs": [full.macs, reached.macs],
         "params": [full.params, reached.params],
         "units": [int(graph.prunable.sum()), int((keep & graph.prunable).sum())],

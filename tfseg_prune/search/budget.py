@@ -3,6 +3,7 @@
 import dataclasses
 import heapq
 import math
+import numbers
 import re
 
 import numpy as np
@@ -48,15 +49,14 @@ class Budget:
             value = getattr(self, name)
             if value is None:
                 continue
-            number = isinstance(value, (int, float, np.integer, np.floating))
-            whole = number and isinstance(value, (int, np.integer)) and not isinstance(value, bool)
-            if not number or isinstance(value, bool) or not (
-                0 < value if whole else 0 < value <= 1
-            ):
+            whole = isinstance(value, numbers.Integral)
+            number = isinstance(value, numbers.Real) and not isinstance(value, bool)
+            if not number or not (0 < value if whole else 0 < value <= 1):
                 raise BudgetError(
                     f"The budget in {name} makes no sense. Expected: a fraction as a float in"
                     f" (0, 1], or an absolute number as a positive int. Received: {name}={value!r}"
                 )
+            object.__setattr__(self, name, int(value) if whole else float(value))
 
     @property
     def asked(self):
@@ -68,12 +68,20 @@ class Budget:
 
         Args:
             full: Object with the `.macs` and `.params` of the whole model.
+
+        Raises:
+            BudgetError: If an absolute number is more than the model has.
         """
         targets = {}
         for name, value in self.asked.items():
+            whole = getattr(full, name)
             # The int 1 is an absolute number, the float 1.0 all of it.
-            whole = isinstance(value, (int, np.integer))
-            targets[name] = float(value) if whole else value * getattr(full, name)
+            targets[name] = float(value) if isinstance(value, int) else value * whole
+            if targets[name] > whole:
+                raise BudgetError(
+                    f"The budget in {name} is no limit. Expected: at most the {whole:,} {name} that"
+                    f" the model has. Received: {name}={value:,}"
+                )
         return targets
 
 
@@ -98,7 +106,8 @@ def meet_budget(
         scopes: {scope name: regular expression for layer names}, for `ranking="scope"`; layers
             that match none form a scope of their own. Defaults to names that start with
             `backbone_` and `decoder_`.
-        align: Every width that changes becomes a multiple of this.
+        align: Every width that changes becomes a multiple of this; what can't (because of
+            channels that must stay, say) stays whole.
         floor: Fraction of its channels that every layer keeps at least, and one channel.
         groups: {layer name: groups} of convolutions that become grouped, for the cost.
 
@@ -113,14 +122,22 @@ def meet_budget(
         raise ValueError(
             f"Unknown ranking. Expected: one of {', '.join(RANKINGS)}. Received: {ranking!r}"
         )
-    if not isinstance(align, int) or align < 1:
+    if not isinstance(align, numbers.Integral) or isinstance(align, bool) or align < 1:
         raise ValueError(f"`align` must be a positive integer. Received: {align!r}")
+    align = int(align)
     if not 0 <= floor <= 1:
         raise ValueError(f"`floor` must be a fraction in [0, 1]. Received: {floor!r}")
     cost = CostModel(graph, groups=groups)
     full = cost.table()
     limits = budget.targets(full)
+    scores = np.asarray(scores, float)
+    if np.isinf(scores).any() or np.isnan(scores[graph.prunable]).all() and graph.prunable.any():
+        raise ValueError(
+            "The scores can't rank any channel. Expected: finite numbers. Received: NaN or"
+            f" infinity, as the weights of '{graph.model.name}' hold them"
+        )
     classes, class_scores = _tie(graph, scores)
+    class_scores = _spare_readers(graph, classes, class_scores)
     widths = _widths(graph, classes, class_scores, ranking, scopes, align, floor)
 
     def keep_units(counts):
@@ -149,8 +166,8 @@ def meet_budget(
                 )
         raise BudgetError(
             f"The budget can't be reached with floor={floor}, align={align} and what is never"
-            f" pruned in '{graph.model.name}'. Expected: a larger budget, a lower floor or fewer"
-            f" exclusions. Received: {'; '.join(wanted)}"
+            f" pruned in '{graph.model.name}'{_frozen_layers(graph)}. Expected: a larger budget, a"
+            f" lower floor or fewer exclusions. Received: {'; '.join(wanted)}"
         )
     positions = np.unique(np.concatenate([[0.0], *[w.positions for w in widths]]))
     low, high = -1, len(positions)  # `high` fits (it stands for infinity), `low` doesn't
@@ -191,18 +208,16 @@ class _Width:
 
     members: np.ndarray
     positions: np.ndarray  # descending, beside `members`
-    floor: int
-    step: int
+    allowed: np.ndarray  # ascending counts
 
     def count(self, position):
-        """How many stay if all below `position` go."""
+        """How many stay if all below `position` go: the nearest count that is allowed."""
         stay = int(np.searchsorted(-self.positions, -position, side="right"))
-        if self.step > 1 and stay < len(self.members):
-            stay = int(stay / self.step + 0.5) * self.step
-        return min(len(self.members), max(stay, self.floor))
+        larger_first = self.allowed[::-1]
+        return int(larger_first[np.argmin(np.abs(larger_first - stay))])
 
     def next(self, count):
-        return min(len(self.members), (count // self.step + 1) * self.step)
+        return int(self.allowed[np.searchsorted(self.allowed, count, side="right")])
 
 
 def _tie(graph, scores):
@@ -226,13 +241,27 @@ def _tie(graph, scores):
     return classes, np.where(blocked, np.nan, total / np.bincount(classes))
 
 
+def _spare_readers(graph, classes, scores):
+    """Keeps the best class of every set of channels that an operation reads alone.
+
+    A floor per layer isn't enough: a slice of a layer's channels may have a reader of its own.
+    """
+    scores = scores.copy()
+    whole = {units.tobytes() for units in graph.producers.values()}
+    for record in graph.records.values():
+        for ids in record.read_sets:
+            units = graph.unit_of[ids]
+            read = classes[units]
+            if units.tobytes() not in whole and not np.isnan(scores[read]).any():
+                scores[read[np.argmax(scores[read])]] = np.nan
+    return scores
+
+
 def _widths(graph, classes, scores, ranking, scopes, align, floor):
-    groups = [
-        group for group in graph.groups_of(classes) if not np.isnan(scores[group.members]).all()
-    ]
+    groups = graph.groups_of(classes)
     members = [group.members[~np.isnan(scores[group.members])] for group in groups]
-    if not groups:
-        return []
+    kept = [(group, own) for group, own in zip(groups, members) if len(own)]
+    groups, members = [group for group, _ in kept], [own for _, own in kept]
     if ranking == "layer":
         labels = list(range(len(groups)))
     elif ranking == "scope":
@@ -245,14 +274,65 @@ def _widths(graph, classes, scores, ranking, scopes, align, floor):
         order = pool[np.argsort(scores[pool], kind="stable")]
         position[order] = (np.arange(len(order)) + 0.5) / len(order)
     widths = []
-    for group, own in zip(groups, members):
+    for group, own, counts in zip(groups, members, _aligned_counts(graph, groups, members, align)):
         fixed = len(group.members) - len(own)
-        step = align // math.gcd(align, *group.layers.values())
-        least = max(math.ceil(floor * len(group.members) - 1e-9), 1) - fixed
-        least = min(len(own), max(0, -(-least // step) * step))
+        least = min(len(own), max(math.ceil(floor * len(group.members) - 1e-9), 1) - fixed)
+        counts = counts[counts >= min(least, counts.max())]
         own = own[np.argsort(-position[own], kind="stable")]
-        widths.append(_Width(own, position[own], least, step))
+        widths.append(_Width(own, position[own], counts))
     return widths
+
+
+def _aligned_counts(graph, groups, members, align):
+    """For each group the counts of its members with which layers' widths are multiples of `align`.
+
+    A layer whose channels lie in several groups gets its multiple from the first of them; the
+    others change in steps of `align`. A group that no count suits stays whole, which moves what
+    the other groups of its layers must add up to, so the search starts again.
+    """
+    whole = [False] * len(groups)
+    while True:
+        first, rest = {}, {name: len(units) for name, units in graph.producers.items()}
+        for index, group in enumerate(groups):
+            if not whole[index]:
+                for name, share in group.layers.items():
+                    first.setdefault(name, index)
+                    if first[name] == index:
+                        rest[name] -= share * len(members[index])
+        found = []
+        for index, group in enumerate(groups):
+            counts = np.arange(len(members[index]) + 1)
+            full = counts[-1]
+            suits = np.ones(len(counts), bool)
+            for name, share in group.layers.items():
+                wanted = -rest[name] if first.get(name) == index else share * full
+                suits &= (share * counts - wanted) % align == 0
+            alone = all(
+                first.get(name) == index
+                and not any(name in other.layers for other in groups if other is not group)
+                for name in group.layers
+            )
+            if alone:
+                suits[-1] = True  # an odd width may stay as it is
+            if whole[index]:
+                suits[:] = counts == full
+            elif not suits[:-1].any():
+                whole[index] = True
+                break
+            found.append(counts[suits])
+        else:
+            return found
+
+
+def _frozen_layers(graph):
+    """The layers of which most must stay, for an error message."""
+    shown = []
+    for name, units in graph.producers.items():
+        stuck = units[~graph.prunable[units]]
+        if len(stuck):
+            shown.append((len(stuck), f"{name} ({graph.frozen.get(int(stuck[0]), 'coupled')})"))
+    worst = [text for _, text in sorted(shown, reverse=True)[:3]]
+    return f", such as {', '.join(worst)}" if worst else ""
 
 
 def _scope(layer, scopes):

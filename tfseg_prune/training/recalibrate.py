@@ -25,7 +25,7 @@ def recalibrate(model, batches, *, steps=None):
     Removing channels changes the distribution of every activation behind them, and the moving
     averages of training no longer describe it: accuracy collapses although the weights are good.
     The model runs forward in training mode; each statistic becomes the mean of its batch values,
-    weighted by batch size. Dropout is off, because inference does not see it either. Weights, and
+    weighted by batch size. Dropout and noise are off, as they are in inference. Weights, and
     all other state, stay as they are; so do frozen (`trainable=False`) layers. On an error the
     old statistics come back.
 
@@ -56,11 +56,14 @@ def recalibrate(model, batches, *, steps=None):
     norms = [x for x in layers if isinstance(x, keras.layers.BatchNormalization) and x.trainable]
     if not norms:
         return 0
-    dropouts = [layer for layer in layers if isinstance(layer, keras.layers.Dropout)]
+    noises = (keras.layers.Dropout, keras.layers.GaussianDropout, keras.layers.AlphaDropout)
+    dropouts = [layer for layer in layers if isinstance(layer, noises)]
+    blurs = [layer for layer in layers if isinstance(layer, keras.layers.GaussianNoise)]
     statistics = [v for layer in norms for v in (layer.moving_mean, layer.moving_variance)]
     before = [(v, keras.ops.convert_to_numpy(v).copy()) for v in model.non_trainable_variables]
     options = [(layer, "momentum", layer.momentum) for layer in norms]
     options += [(layer, "rate", layer.rate) for layer in dropouts]
+    options += [(layer, "stddev", layer.stddev) for layer in blurs]
 
     total, images_seen = [np.zeros(v.shape, "float64") for v in statistics], 0
     measured = None
