@@ -189,3 +189,13 @@ def test_other_backend_exports_the_same_file(files, tmp_path):
     backend, agreement = done.stdout.split()[-2:]
     assert backend == "jax" and float(agreement) >= 0.999
     assert read_contents((tmp_path / "x.tflite").read_bytes()).counts() == files(tail="argmax").ops
+
+
+def test_every_common_activation_converts(tmp_path):
+    names = "relu relu6 leaky_relu silu hard_silu elu selu gelu mish sigmoid hard_sigmoid tanh"
+    inputs = x = keras.Input((*nets.SIZE, 3))
+    for name in names.split():
+        x = layers.Conv2D(8, 1, activation=name)(x)
+    model = keras.Model(inputs, layers.Conv2D(nets.CLASSES, 1)(x))
+    written = export(model, tmp_path / "x.tflite")
+    assert check_parity(model, written.path, nets.images()).argmax_agreement > 0.999

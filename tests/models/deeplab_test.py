@@ -15,7 +15,7 @@ from tfseg_prune import models
         (11, (360, 480), 16, 2_262_779, 3_387_475_520),
     ],
 )
-def test_cost_is_the_papers(checks, num_classes, size, output_stride, params, macs):
+def test_cost_is_that_of_the_definition(checks, num_classes, size, output_stride, params, macs):
     model = models.deeplab_v3_plus(num_classes, (*size, 3), output_stride=output_stride)
     assert checks.params(model) == params
     assert checks.macs(model) == macs

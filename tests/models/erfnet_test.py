@@ -13,7 +13,7 @@ from tfseg_prune import models
         (11, (360, 480), 2_063_671, 8_746_401_600),
     ],
 )
-def test_cost_is_the_papers(checks, num_classes, size, params, macs):
+def test_cost_is_that_of_the_definition(checks, num_classes, size, params, macs):
     model = models.erfnet(num_classes, (*size, 3))
     assert checks.params(model) == params
     assert checks.macs(model) == macs

@@ -12,7 +12,7 @@ from tfseg_prune import models
         (11, (352, 480), 31_032_395, 124_289_679_360),
     ],
 )
-def test_cost_is_the_papers(checks, num_classes, size, params, macs):
+def test_cost_is_that_of_the_definition(checks, num_classes, size, params, macs):
     model = models.unet(num_classes, (*size, 3))
     assert checks.params(model) == params
     assert checks.macs(model) == macs

@@ -10,6 +10,7 @@ from tfseg_prune.bench import runtime
 from tfseg_prune.deploy import contents
 from tfseg_prune.deploy.quiet import quiet
 from tfseg_prune.deploy.tail import Argmax, is_graph
+from tfseg_prune.graph.nodes import walk
 
 # Root mean square difference of a tensor from Keras' over the standard deviation of Keras', beyond
 # which the two have diverged.
@@ -179,12 +180,7 @@ def _keras_nodes(model, image):
 def _walk(model, inputs, feeds, path, nodes):
     """Appends the nodes of `model`, and of models in it; returns the feeds of its outputs."""
     graph = keras.Model(model.inputs, model.outputs)
-    calls = [
-        call
-        for depth in sorted(graph._nodes_by_depth, reverse=True)
-        for call in graph._nodes_by_depth[depth]
-        if not call.is_input
-    ]
+    calls = list(walk(graph))
     symbols = [symbol for call in calls for symbol in call.outputs]
     values = keras.Model(graph.inputs, symbols)(inputs, training=False)
     value = dict(zip(map(id, [*graph.inputs, *symbols]), [*inputs, *values]))
