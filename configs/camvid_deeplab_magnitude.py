@@ -20,6 +20,7 @@ def get_config():
     config.pruning.criterion = "l1"
     config.pruning.budget.macs = 0.5
     config.pruning.align = 8
+    config.pruning.ranking = "layer"
     config.finetune.epochs = 15
     config.finetune.learning_rate = 5e-4
     config.bench.max_seconds = 60.0

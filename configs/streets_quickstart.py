@@ -22,6 +22,5 @@ def get_config():
     config.finetune.epochs = 4
     config.finetune.learning_rate = 2e-3
     config.export.precisions = ("float32", "float16", "int8")
-    config.export.thresholds.int8 = 0.95  # ten epochs leave many pixels undecided
     config.bench.max_seconds = 5.0
     return config

@@ -14,7 +14,10 @@ from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.quiet import quiet
 
 # Least share of pixels whose class must agree with Keras.
-THRESHOLDS = {"float32": 0.999, "float16": 0.995, "dynamic": 0.99, "int8": 0.98}
+# float32 must be the same network. What quantisation alone does to a right file was measured on
+# trained DeepLabV3+ networks on CamVid: 0.993 of the pixels agree in dynamic range, 0.94 to 0.97 in
+# int8 (classes meet at many thin edges); a wrong file agrees far less.
+THRESHOLDS = {"float32": 0.999, "float16": 0.995, "dynamic": 0.98, "int8": 0.9}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,7 +91,7 @@ def check_parity(
             the file. Logits of lower resolution are resized to the labels' first, bilinearly.
             Defaults to `None`.
         threshold: least agreement, in [0, 1]. Defaults to `None`: 0.999 for float32, 0.995 for
-            float16, 0.99 for dynamic range, 0.98 for int8.
+            float16, 0.98 for dynamic range, 0.9 for int8.
         threads: CPU threads of the interpreter. Defaults to `1`.
 
     Returns:

@@ -80,8 +80,8 @@ def default_config():
     config.export.thresholds = config_dict.ConfigDict()  # least agreement with Keras
     config.export.thresholds.float32 = 0.999
     config.export.thresholds.float16 = 0.995
-    config.export.thresholds.dynamic = 0.99
-    config.export.thresholds.int8 = 0.98
+    config.export.thresholds.dynamic = 0.98
+    config.export.thresholds.int8 = 0.9
 
     config.bench = config_dict.ConfigDict()
     config.bench.threads = 1

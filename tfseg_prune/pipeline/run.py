@@ -588,8 +588,8 @@ class _Run:
         summary["plan"] = {
             "method": plan.method,
             "criterion": plan.scores["criterion"],
-            "budget": plan.budget,
-            "scores": plan.scores,
+            "budget": dict(plan.budget),
+            "scores": dict(plan.scores),
             "fingerprint": plan.fingerprint,
         }
         summary["layers"] = [
