@@ -15,7 +15,6 @@ setuptools.setup(
     ),
     long_description=(HERE / "README.md").read_text() if (HERE / "README.md").exists() else "",
     long_description_content_type="text/markdown",
-    license="Apache-2.0",
     packages=setuptools.find_packages(include=["tfseg_prune", "tfseg_prune.*"]),
     package_data={"tfseg_prune.report": ["*.html"]},
     python_requires=">=3.11",
