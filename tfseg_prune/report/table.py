@@ -251,7 +251,7 @@ def print_layers(before, after, widths, *, console=None):
         console: a `rich.console.Console`. Defaults to `None`, one on stdout.
     """
     drawn = rich.table.Table(box=rich.box.SIMPLE_HEAD)
-    for title in ("Layer", "Channels", "MACs before", "after", "Parameters before", "after"):
+    for title in ("Layer", "Channels", "MACs", "after", "Parameters", "after"):
         drawn.add_column(title, justify="left" if title == "Layer" else "right")
 
     def add(name, channels, old, new):
@@ -263,8 +263,8 @@ def print_layers(before, after, widths, *, console=None):
         add(name, channels, old, after.layers[name])
     drawn.add_section()
     add("Total", "", before, after)
-    shares = (f"{after.macs / before.macs:.3f} of it", f"{after.params / before.params:.3f} of it")
-    drawn.add_row("", "", "", shares[0], "", shares[1])
+    shares = (f"{after.macs / before.macs:.3f}", f"{after.params / before.params:.3f}")
+    drawn.add_row("after / before", "", "", shares[0], "", shares[1])
     (console or rich.console.Console()).print(drawn)
 
 
