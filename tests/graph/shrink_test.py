@@ -17,6 +17,7 @@ from tfseg_prune.graph import (
     check_equal,
     cost,
     masked_twin,
+    proof,
     register_rule,
     rules,
     shrink,
@@ -256,13 +257,13 @@ def test_a_large_network_is_checked_at_a_smaller_size(monkeypatch):
     """The bound holds where layers state sizes too: resizing and image pooling shrink along."""
     module = sys.modules["tfseg_prune.graph.shrink"]  # the package has a function of that name
     sizes = []
-    original = module._answers
+    original = proof.answers_of
 
     def spy(model, batch):
         sizes.append(model.inputs[0].shape[1])
         return original(model, batch)
 
-    monkeypatch.setattr(module, "_answers", spy)
+    monkeypatch.setattr(proof, "answers_of", spy)
     monkeypatch.setattr(module, "_CHECK_MACS", 1e6)
     i = image(size=64)
     x = conv(i, 12, strides=2)

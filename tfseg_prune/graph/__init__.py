@@ -4,8 +4,9 @@ from tfseg_prune.graph import op_rules  # noqa: F401 - registers the rules of ra
 from tfseg_prune.graph.channels import ChannelGraph
 from tfseg_prune.graph.cost import Cost, CostModel, LayerCost, cost
 from tfseg_prune.graph.plan import PruningPlan
+from tfseg_prune.graph.proof import SurgeryError, check_equal
 from tfseg_prune.graph.rules import register_rule
-from tfseg_prune.graph.shrink import SurgeryError, check_equal, masked_twin, shrink
+from tfseg_prune.graph.shrink import masked_twin, shrink
 
 __all__ = [
     "ChannelGraph",

@@ -1,14 +1,10 @@
 """The stages: check, train, prune, finetune, evaluate, export, bench, report."""
 
 import dataclasses
-import datetime
 import functools
 import json
 import pathlib
-import platform
 import shutil
-import subprocess
-from importlib import metadata
 
 import keras
 import numpy as np
@@ -20,11 +16,11 @@ from tfseg_prune.methods import oneshot
 from tfseg_prune.pipeline import files
 from tfseg_prune.pipeline.config import budget_values, check_config
 from tfseg_prune.pipeline.store import Store
+from tfseg_prune.pipeline.summary import MODELS, summarise
 from tfseg_prune.report import html, strips, table
 from tfseg_prune.search import Budget
 
 STAGES = ("train", "prune", "finetune", "export", "bench", "report")
-MODELS = ("dense", "pruned")
 
 
 def run(config, workdir, stages=STAGES, *, command=None, console=None):
@@ -503,7 +499,9 @@ class _Run:
             atomic.write_text(
                 self.store.path("metrics.jsonl"), "".join(f"{json.dumps(row)}\n" for row in history)
             )
-            summary = self._summary()
+            summary = summarise(
+                self.store, self.results, self.config, self._dataset, command=self.command
+            )
             files.write_json(self.store.path("summary.json"), summary)
             html.write_report(
                 summary,
@@ -523,79 +521,6 @@ class _Run:
         summary = json.loads(self.store.path("summary.json").read_text())
         table.print_summary(summary, console=self.console)
         self.say(f"Report: {self.store.path('report.html').resolve()}")
-        return summary
-
-    def _summary(self):
-        config = self.config
-        results = self.results
-        latencies = {
-            (result.model.name, result.model.precision): dataclasses.asdict(result.latency_ms)
-            for result in schema.load(self.store.path("bench.json"))
-        }
-        summary = {
-            "name": config.name,
-            "command": self.command,
-            "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-            "commit": _commit(),
-            "seed": config.seed,
-            "versions": _versions(),
-            "machine": f"{host.cpu_name()}, {host.device().cores} cores",
-            "dataset": {
-                "name": self._dataset.name,
-                "split": "test",
-                "images": len(self._dataset),
-                "image_size": list(config.data.image_size),
-                "classes": [
-                    {"name": item.name, "color": list(item.color)} for item in self._dataset.classes
-                ],
-            },
-            "config": config.to_dict(),
-        }
-        for name, stage in zip(MODELS, ("control", "finetune")):
-            found = dict(results[f"evaluate_{name}"])
-            for key in ("epochs", "train_seconds"):
-                found[key] = results["train"][key] + results[stage][key]
-            found["tflite"] = {
-                precision: {
-                    **results[f"export_{name}_{precision}"],
-                    "latency_ms": latencies[name, precision],
-                }
-                for precision in config.export.precisions
-            }
-            summary[name] = found
-        dense, pruned = summary["dense"], summary["pruned"]
-        by_precision = {}
-        for precision, ratio in results["bench"]["ratios"].items():
-            by_precision[precision] = {
-                "latency": ratio["value"],
-                "latency_interval": [ratio["low"], ratio["high"]],
-                "realised": stats.realised_speedup(
-                    1.0, ratio["value"], dense["macs"], pruned["macs"]
-                ),
-                "bytes": pruned["tflite"][precision]["bytes"] / dense["tflite"][precision]["bytes"],
-            }
-        first = by_precision[
-            "float32" if "float32" in by_precision else config.export.precisions[0]
-        ]
-        summary["ratios"] = {
-            "macs": pruned["macs"] / dense["macs"],
-            "params": pruned["params"] / dense["params"],
-            "latency": first["latency"],
-            "realised": first["realised"],
-            "by_precision": by_precision,
-        }
-        plan = graph.PruningPlan.load(self.store.path("plan.json"))
-        summary["plan"] = {
-            "method": plan.method,
-            "criterion": plan.scores["criterion"],
-            "budget": dict(plan.budget),
-            "scores": dict(plan.scores),
-            "fingerprint": plan.fingerprint,
-        }
-        summary["layers"] = [
-            {"name": name, "before": plan.widths[name], "after": len(kept)}
-            for name, kept in plan.keep.items()
-        ]
         return summary
 
     def _strips(self):
@@ -623,30 +548,3 @@ class _Run:
 
 def _is_file(path):
     return bool(path) and pathlib.Path(path).is_file()
-
-
-def _commit():
-    """The commit of the package's checkout, `None` where it is no checkout."""
-    where = pathlib.Path(__file__).resolve().parents[2]
-    if not (where / ".git").exists():
-        return None
-    try:
-        found = subprocess.run(
-            ["git", "-C", str(where), "describe", "--always", "--dirty", "--abbrev=12"],
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return found.stdout.strip() or None
-
-
-def _versions():
-    found = {"python": platform.python_version(), "keras_backend": keras.backend.backend()}
-    for name in ("tfseg-prune", "keras", "tensorflow", "ai-edge-litert", "numpy"):
-        try:
-            found[name] = metadata.version(name)
-        except metadata.PackageNotFoundError:
-            continue
-    return found

@@ -1,0 +1,140 @@
+"""Whether two models answer the same, up to the noise of float arithmetic."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from tfseg_prune.graph.nodes import functional
+
+# Largest difference between two float32 networks that sum the same numbers in another order,
+# relative to the largest output. Networks that amplify noise (a saturated softmax) get what an
+# input change of one in a million does to them, ten times over, but never more than the cap.
+TOLERANCE = 1e-5
+_PERTURBATION = 1e-6
+_NOISE_FACTOR = 10
+_TOLERANCE_CAP = 1e-3
+# Largest difference where layers compute in half precision: 16 units in the last place.
+_COARSE = {"float16": 16 * 2.0**-10, "bfloat16": 16 * 2.0**-7}
+
+
+class SurgeryError(RuntimeError):
+    """The smaller model doesn't answer as its masked twin does."""
+
+
+def check_equal(first, second, *, tolerance=TOLERANCE, seed=0):
+    """Compares two models on random input.
+
+    One image is normal noise, one is uniform in [0, 255], so that networks with either input
+    range are driven through their working range.
+
+    Args:
+        first: `keras.Model`, the reference.
+        second: `keras.Model` with the same inputs and outputs.
+        tolerance: Largest difference, relative to the largest absolute output of `first` for the
+            same image.
+        seed: Seed of the input.
+
+    Returns:
+        The largest relative difference found.
+
+    Raises:
+        SurgeryError: If shapes differ, an answer isn't finite, or the difference is larger.
+    """
+    names = [tensor.name for tensor in functional(first).outputs]
+    batch = random_batch(first, seed)
+    return compare(
+        names,
+        lambda batch: answers_of(first, batch),
+        answers_of(second, batch),
+        batch,
+        scaled_tolerance(first, tolerance),
+    )
+
+
+def scaled_tolerance(model, tolerance):
+    """The tolerance of float32, or what the coarsest type that a layer computes in allows."""
+    types = {str(layer.compute_dtype) for layer in model.layers} & set(_COARSE)
+    return max([tolerance, *(_COARSE[name] for name in types)])
+
+
+def compare(names, reference, answers, batch, tolerance):
+    """The largest relative difference; `check_equal` says what is an error.
+
+    Args:
+        names: Names of what is compared.
+        reference: Function from a batch to the arrays that `answers` must equal.
+        answers: Arrays.
+        batch: Input that gave the answers.
+        tolerance: See `check_equal`.
+    """
+    references = reference(batch)
+    perturbed = None
+    worst = 0.0
+    for position, (name, expected, answer) in enumerate(zip(names, references, answers)):
+        if expected.shape != answer.shape:
+            raise SurgeryError(
+                f"The smaller model and the masked twin differ at '{name}'. Expected: shape"
+                f" {expected.shape}. Received: {answer.shape}"
+            )
+        if not np.isfinite(expected).all():
+            raise SurgeryError(
+                f"The masked twin answers NaN or infinity at '{name}', so nothing can be compared."
+                " Remedy: look for NaN in the model's weights, or pass `check=False`."
+            )
+        relative = _relative_difference(expected, answer)
+        worst = max(worst, relative)
+        allowed = tolerance
+        if not relative <= allowed:
+            if perturbed is None:
+                perturbed = reference(_perturb(batch))
+            noise = _relative_difference(expected, perturbed[position])
+            allowed = max(allowed, min(_TOLERANCE_CAP, _NOISE_FACTOR * noise))
+        if not relative <= allowed:
+            raise SurgeryError(
+                f"The smaller model and the masked twin first differ at '{name}': by"
+                f" {np.abs(expected - answer).max():.3g}, {relative:.3g} of the largest value"
+                f" there. Expected: at most {allowed:.1e} of it. A rule is wrong at that layer or"
+                " before, or a layer has channel numbers built in. Remedy: teach it with"
+                " `tfseg_prune.register_rule`, or exclude it from the plan."
+            )
+    return worst
+
+
+def _relative_difference(reference, answer):
+    """Largest difference per image over the image's largest absolute value; the worst image's."""
+    reference, answer = (np.reshape(x, (len(x), -1)) for x in (reference, answer))
+    reference = reference.astype("float64")
+    scale = np.maximum(np.abs(reference).max(axis=1), np.finfo("float32").tiny)
+    return float((np.abs(reference - answer).max(axis=1) / scale).max())
+
+
+def answers_of(model, batch):
+    answers = keras.tree.flatten(model(batch, training=False))
+    return [np.asarray(ops.convert_to_numpy(answer)) for answer in answers]
+
+
+def random_batch(model, seed):
+    rng = np.random.default_rng(seed)
+    structure = functional(model)._inputs_struct
+    return keras.tree.map_structure(lambda x: _random_input(rng, x), structure)
+
+
+def _perturb(batch):
+    rng = np.random.default_rng(1)
+
+    def change(x):
+        if not np.issubdtype(x.dtype, np.floating):
+            return x
+        return (x * (1 + _PERTURBATION * rng.uniform(-1, 1, x.shape))).astype(x.dtype)
+
+    return keras.tree.map_structure(change, batch)
+
+
+def _random_input(rng, tensor):
+    shape = [2 if tensor.shape[0] is None else tensor.shape[0]]
+    shape += [64 if size is None else size for size in tensor.shape[1:]]
+    if "int" in tensor.dtype or tensor.dtype == "bool":
+        return rng.integers(0, 2, shape).astype(tensor.dtype)
+    noise = rng.normal(size=shape)
+    noise[-1] = rng.uniform(0, 255, shape[1:])
+    return noise.astype(tensor.dtype)
