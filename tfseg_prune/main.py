@@ -244,7 +244,7 @@ def _export(_):
     import numpy as np
 
     import tfseg_prune as tsp
-    from tfseg_prune import atomic, data, deploy
+    from tfseg_prune import data
     from tfseg_prune.pipeline import files
 
     model = files.load_model(_MODEL.value)
@@ -258,19 +258,19 @@ def _export(_):
             )
         images = data.read_folder(_IMAGES.value, shape[1:3])
         images = images * np.float32(_SCALE.value) + np.float32(_OFFSET.value)
-    with atomic.replacing(_OUT.value) as temporary:
-        written = tsp.export(
-            model, temporary, precision=_PRECISION.value, tail=_TAIL.value, representative=images
+    written = tsp.export(
+        model,
+        _OUT.value,
+        precision=_PRECISION.value,
+        tail=_TAIL.value,
+        representative=images,
+        images=images,
+    )
+    if written.parity is not None:
+        checked = (
+            f"agreement with the model {written.parity.argmax_agreement:.3%} on"
+            f" {written.parity.images} images"
         )
-        if images is not None:
-            try:
-                parity = tsp.check_parity(model, temporary, images, tail=_TAIL.value)
-            except deploy.ParityError as error:
-                found = str(error).replace(str(temporary), _OUT.value)
-                raise ValueError(f"'{_OUT.value}' was not written. {found}") from error
-            checked = (
-                f"agreement with the model {parity.argmax_agreement:.3%} on {parity.images} images"
-            )
     print(f"Written: {_OUT.value}, {written.bytes:,} bytes, {_PRECISION.value}; {checked}")
 
 

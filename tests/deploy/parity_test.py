@@ -142,3 +142,13 @@ def test_truncated_file_is_a_clear_error(model, files, images, tmp_path):
 def test_nothing_is_printed(model, files, images, capfd):
     check_parity(model, files().path, images)
     assert capfd.readouterr() == ("", "")
+
+
+def test_export_with_images_fails_whole_or_tells_the_agreement(model, images, tmp_path):
+    path = tmp_path / "x.tflite"
+    written = export(model, path, images=images)
+    assert written.parity.argmax_agreement >= 0.999 and written.parity.path == path
+    before = path.read_bytes()
+    with pytest.raises(ParityError, match="x.tflite' was not written.*100.00%"):
+        export(model, path, precision="int8", representative=images, images=images, threshold=1.0)
+    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.tflite"]

@@ -258,7 +258,7 @@ def test_a_file_that_does_not_answer_as_its_model_is_not_kept(copy, network):
     before = digests(copy)
     config = tiny.config(network)
     config.export.thresholds.int8 = 1.0
-    with pytest.raises(ValueError, match=r"dense_int8.tflite was not kept.*100.00%") as caught:
+    with pytest.raises(ValueError, match=r"dense_int8.tflite' was not written.*100.00%") as caught:
         tiny.start(config, copy)
     assert ".writing" not in str(caught.value)
     assert digests(copy) == before

@@ -10,6 +10,7 @@ from tfseg_prune.deploy import contents, trace
 from tfseg_prune.deploy import images as image_sources
 from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.convert import ExportError, convert
+from tfseg_prune.deploy.parity import Parity, ParityError, check_parity
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
 
@@ -26,6 +27,7 @@ class Export:
         ops: number of ops by name, such as `{"CONV_2D": 36}`.
         io: type of its input, and of its output where that is not a class map.
         representative_images: how many images set its int8 ranges; 0 in the other precisions.
+        parity: how it compares with the model; `None`, not compared.
     """
 
     path: pathlib.Path
@@ -35,6 +37,7 @@ class Export:
     ops: dict[str, int]
     io: str = "float32"
     representative_images: int = 0
+    parity: Parity | None = None
 
 
 def export(
@@ -47,8 +50,13 @@ def export(
     representative_images=100,
     io="float32",
     image_size=None,
+    images=None,
+    threshold=None,
+    metric=None,
 ):
     """Writes a segmentation model as a LiteRT file: batch 1, built-in ops only, fixed shapes.
+
+    With `images` the file must also answer as the model does, or it is not written.
 
     The precisions:
 
@@ -76,6 +84,10 @@ def export(
             to `"float32"`.
         image_size: `(height, width)` in pixels, for a model that takes any size. Defaults to
             `None`, the model's own.
+        images: real images to compare file and model on, as `check_parity` takes them. Defaults to
+            `None`, not compared.
+        threshold: least agreement, see `check_parity`.
+        metric: see `check_parity`.
 
     Returns:
         `Export`.
@@ -83,6 +95,8 @@ def export(
     Raises:
         ValueError: if an option, the model or the representative images are not as above.
         ExportError: if the converter cannot convert a layer (it is named).
+        ParityError: if file and model agree on too few pixels; the first layer at which they
+            diverge is named, and what was at `path` before stays.
 
     Example:
 
@@ -117,12 +131,10 @@ def export(
             "Remedy: set layer.dtype_policy = 'float32' for all layers of the trained model; "
             "precision='float16' then halves the file's weights."
         )
-    images = None
+    seen = None
     if precision == "int8":
-        images = _representative(representative, representative_images, wrapped.input_shape[1:])
-    data = convert(
-        model, precision=precision, tail=tail, io=io, image_size=image_size, images=images
-    )
+        seen = _representative(representative, representative_images, wrapped.input_shape[1:])
+    data = convert(model, precision=precision, tail=tail, io=io, image_size=image_size, images=seen)
     inside = contents.read_contents(data)
     custom = [op.name for op in inside.ops if op.name.startswith("CUSTOM")]
     if custom or inside.dynamic:
@@ -131,7 +143,18 @@ def export(
             f"The file would not run on delegates. Expected: built-in ops of fixed shapes. "
             f"Received: {wrong} from {model.name!r}. Remedy: no shapes that depend on the data."
         )
-    atomic.write_bytes(path, data)
+    parity = None
+    with atomic.replacing(path) as temporary:
+        temporary.write_bytes(data)
+        if images is not None:
+            try:
+                parity = check_parity(
+                    model, temporary, images, tail=tail, threshold=threshold, metric=metric
+                )
+            except ParityError as error:
+                found = error.args[0].replace(str(temporary), path.name)
+                error.args = (f"'{path}' was not written. {found}",)
+                raise
     return Export(
         path=path,
         bytes=len(data),
@@ -139,7 +162,8 @@ def export(
         tail=tail,
         ops=inside.counts(),
         io=io,
-        representative_images=0 if images is None else len(images),
+        representative_images=0 if seen is None else len(seen),
+        parity=None if parity is None else dataclasses.replace(parity, path=path),
     )
 
 

@@ -401,28 +401,18 @@ class _Run:
             metric = training.MeanIoU(
                 self._dataset.num_classes, self._dataset.ignore_index, sparse_predictions=True
             )
-            with atomic.replacing(self.store.path(output)) as temporary:
-                written = deploy.export(
-                    model,
-                    temporary,
-                    precision=precision,
-                    tail=own.tail,
-                    representative=representative,
-                    representative_images=count,
-                )
-                try:
-                    parity = deploy.check_parity(
-                        model,
-                        temporary,
-                        images,
-                        tail=own.tail,
-                        metric=metric,
-                        threshold=own.thresholds[precision],
-                    )
-                except deploy.ParityError as error:
-                    found = error.args[0].replace(str(temporary), output)
-                    error.args = (f"{output} was not kept. {found}",)
-                    raise
+            written = deploy.export(
+                model,
+                self.store.path(output),
+                precision=precision,
+                tail=own.tail,
+                representative=representative,
+                representative_images=count,
+                images=images,
+                threshold=own.thresholds[precision],
+                metric=metric,
+            )
+            parity = written.parity
             self.say(
                 f"  {name} {precision}: {written.bytes:,} bytes, agreement"
                 f" {parity.argmax_agreement:.3%} on {parity.images} images, mIoU {parity.miou:.4f}"
