@@ -55,7 +55,7 @@ def test_equals_the_masked_twin(name, seed):
     plan = legal_plan(model, seed)
     small = shrink(model, plan)
     assert plan.keep, "the plan drops nothing, so this shows nothing"
-    assert check_equal(masked_twin(model, plan), small) < 1e-4
+    check_equal(masked_twin(model, plan), small)  # raises beyond float noise
     assert small.count_params() < model.count_params()
 
 

@@ -24,7 +24,7 @@ def model(request):
 @pytest.mark.parametrize("criterion", ["l1", "l2", "bn_gamma", "random"])
 def test_half_of_the_macs_of_every_network(model, criterion):
     if criterion == "bn_gamma" and model.name == "unet":
-        with pytest.raises(ValueError, match="no|none"):
+        with pytest.raises(ValueError, match="criterion='l1'"):
             plan(model, budget=Budget(macs=0.5), criterion=criterion)
         return
     made = plan(model, budget=Budget(macs=0.5), criterion=criterion, align=4)

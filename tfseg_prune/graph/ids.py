@@ -84,7 +84,6 @@ class OpRecord:
         produced: {name for plans: ids that the operation created}.
         contracts: Whether it sums over channels without weights (a matrix product of two
             activations): the masked twin then masks its inputs.
-        calls: How often it stands in the graph.
     """
 
     name: str
@@ -97,7 +96,6 @@ class OpRecord:
     macs: list = dataclasses.field(default_factory=list)
     produced: dict = dataclasses.field(default_factory=dict)
     contracts: bool = False
-    calls: int = 1
 
     @property
     def read_sets(self):

@@ -1,4 +1,4 @@
-"""The graph of operations inside a functional model: the one place that reads Keras' own notes."""
+"""The graph of operations inside a functional model, read from the notes that Keras keeps."""
 
 import keras
 

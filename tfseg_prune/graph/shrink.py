@@ -179,7 +179,7 @@ class _Surgery:
         lose is lost on both sides of the comparison.
         """
         graph = functional(self.model)
-        values = {id(t): ops.convert_to_tensor(x) for t, x in zip(graph.inputs, _flat(batch))}
+        values = {id(t): ops.convert_to_tensor(x) for t, x in zip(graph.inputs, batch)}
         self._interpret(self.model, values, shrink_input)
         return values
 
@@ -299,12 +299,8 @@ def _is_tensor(x):
     return isinstance(x, keras.KerasTensor) or ops.is_tensor(x)
 
 
-def _flat(structure):
-    return keras.tree.flatten(structure)
-
-
 def _tensors(structure):
-    return [x for x in _flat(structure) if _is_tensor(x)]
+    return [x for x in keras.tree.flatten(structure) if _is_tensor(x)]
 
 
 def _again(operation, changes=None):

@@ -236,7 +236,6 @@ class Trace:
         else:
             # Another call of a shared layer: the rule runs again on a record that is thrown
             # away, and whatever the two calls read or wrote through one weight is united.
-            seen.calls += 1
             record = OpRecord(seen.name, operation, given)
         if is_nested(operation):
             if record is not seen:

@@ -6,6 +6,7 @@ import math
 from ml_collections import config_dict
 
 from tfseg_prune import criteria
+from tfseg_prune.deploy.parity import THRESHOLDS
 from tfseg_prune.search.budget import RANKINGS
 
 
@@ -77,11 +78,7 @@ def default_config():
     config.export.tail = "upsampled"  # or logits, argmax
     config.export.representative_images = 100
     config.export.parity_images = 0  # test images that the files are checked on; 0: all
-    config.export.thresholds = config_dict.ConfigDict()  # least agreement with Keras
-    config.export.thresholds.float32 = 0.999
-    config.export.thresholds.float16 = 0.995
-    config.export.thresholds.dynamic = 0.98
-    config.export.thresholds.int8 = 0.9
+    config.export.thresholds = config_dict.ConfigDict(THRESHOLDS)  # least agreement with Keras
 
     config.bench = config_dict.ConfigDict()
     config.bench.threads = 1
