@@ -1,6 +1,7 @@
 """Ids of channels beside tensors, and what the graph notes down about each operation."""
 
 import dataclasses
+import functools
 import math
 
 import numpy as np
@@ -9,27 +10,26 @@ import numpy as np
 CONSTANT = 0
 
 
-@dataclasses.dataclass(frozen=True)
 class Channels:
-    """The ids of one tensor.
+    """The ids of one tensor. A value: nobody changes it.
 
     Attributes:
         ids: int64 array of the tensor's rank, of length 1 along every axis on which the id
             doesn't change, and of the tensor's length elsewhere.
         shape: The tensor's shape, `None` where it isn't known.
+        varying: The axes along which the ids change.
     """
 
-    ids: np.ndarray
-    shape: tuple
+    __slots__ = ("ids", "shape", "varying")
 
-    @property
-    def varying(self):
-        """The axes along which the ids change."""
-        return [axis for axis, size in enumerate(self.ids.shape) if size > 1]
+    def __init__(self, ids, shape):
+        self.ids = ids
+        self.shape = shape
+        self.varying = [axis for axis, size in enumerate(ids.shape) if size > 1]
 
     @property
     def has_channels(self):
-        return bool((self.ids != CONSTANT).any())
+        return bool(self.ids.any())  # CONSTANT is zero
 
 
 @dataclasses.dataclass(frozen=True)
@@ -40,12 +40,13 @@ class Product:
     sides: tuple
 
 
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(slots=True)
 class Slot:
     """How one weight of a layer follows the channels.
 
     Attributes:
-        index: Position in `layer.weights`.
+        variable: The weight.
+        record: The `OpRecord` of its layer.
         reads: {axis: ids that this axis reads}; the masked twin zeroes what is dropped here.
         writes: {axis: ids that this axis produces}.
         follows: {axis: ids that only pass by}, as the gamma of a batch normalisation.
@@ -54,7 +55,8 @@ class Slot:
         scale: Function of `Kept` that gives a factor for the weight after surgery, or `None`.
     """
 
-    index: int
+    variable: object
+    record: object
     reads: dict
     writes: dict
     follows: dict
@@ -65,6 +67,17 @@ class Slot:
     @property
     def axes(self):
         return {**self.reads, **self.writes, **self.follows}
+
+    @property
+    def index(self):
+        """Position of the weight in `layer.weights`."""
+        found = self.record.positions.get(id(self.variable))
+        if found is None:
+            raise ValueError(
+                f"The rule of the layer '{self.record.name}' names a weight of another layer."
+                f" Expected: one of `layer.weights`. Received: '{self.variable.path}'"
+            )
+        return found
 
 
 @dataclasses.dataclass
@@ -96,6 +109,11 @@ class OpRecord:
     macs: list = dataclasses.field(default_factory=list)
     produced: dict = dataclasses.field(default_factory=dict)
     contracts: bool = False
+
+    @functools.cached_property
+    def positions(self):
+        """{id(weight): its position in `layer.weights`}."""
+        return {id(weight): index for index, weight in enumerate(self.operation.weights)}
 
     @property
     def read_sets(self):
@@ -194,25 +212,23 @@ def components(count, edges):
     Returns:
         int array `[count]`, the component of each id.
     """
-    parent = np.arange(count)
+    parent = np.arange(count, dtype=np.int32)
     if edges:
-        first = np.concatenate([a for a, _ in edges])
-        second = np.concatenate([b for _, b in edges])
-        while True:
-            roots_a, roots_b = parent[first], parent[second]
-            apart = roots_a != roots_b
-            if not apart.any():
-                break
-            first, second = first[apart], second[apart]
-            low = np.minimum(roots_a, roots_b)[apart]
-            high = np.maximum(roots_a, roots_b)[apart]
+        first = np.concatenate([a for a, _ in edges]).astype(np.int32)
+        second = np.concatenate([b for _, b in edges]).astype(np.int32)
+        while len(first):
+            low, high = np.minimum(first, second), np.maximum(first, second)
             np.minimum.at(parent, high, low)
+            # A root that got a parent moved; only what hangs below such roots can move again.
             while True:
                 grand = parent[parent]
                 if np.array_equal(grand, parent):
                     break
                 parent = grand
-    return np.unique(parent, return_inverse=True)[1]
+            first, second = parent[first], parent[second]
+            apart = first != second
+            first, second = first[apart], second[apart]
+    return (np.cumsum(parent == np.arange(count)) - 1)[parent]  # every root is its lowest id
 
 
 def size_of(shape):

@@ -62,8 +62,10 @@ class Trace:
 
     def freeze(self, ids, reason):
         """Keeps these ids whatever the scores say."""
-        ids = np.unique(ids)
-        self.frozen.append((ids[ids != CONSTANT], reason))
+        ids = np.ravel(ids)
+        ids = ids[ids != CONSTANT]
+        if len(ids):
+            self.frozen.append((ids, reason))
 
     def balance(self, ids, groups):
         """Demands that every one of `groups` equal parts of `ids` keeps equally many."""
@@ -93,20 +95,18 @@ class Trace:
         """
         if variable is None:
             return
-        weights = [id(weight) for weight in self.record.operation.weights]
-        if id(variable) not in weights:
+        if not isinstance(variable, keras.Variable):
             raise ValueError(
                 f"The layer '{self.record.name}' has no weight of its own where its rule names one."
                 " Expected: one of `layer.weights`. Received: a computed tensor, as a layer with"
                 " LoRA answers. Remedy: merge the adaptation into the kernel before pruning"
             )
-        index = weights.index(id(variable))
-        rank = len(variable.shape)
+        rank = variable.ndim
         axes = [
-            {axis % rank: np.asarray(ids) for axis, ids in (part or {}).items()}
+            {axis % rank: ids for axis, ids in part.items()} if part else {}
             for part in (reads, writes, follows)
         ]
-        slot = Slot(index, *axes, groups=groups, statistic=statistic, scale=scale)
+        slot = Slot(variable, self.record, *axes, groups=groups, statistic=statistic, scale=scale)
         self.record.slots.append(slot)
 
     def config(self, key, value):
@@ -130,13 +130,13 @@ class Trace:
 
         Counted once per call of the operation.
         """
-        self.record.macs.append(Product(coefficient, tuple(np.ravel(s) for s in sides)))
+        self.record.macs.append(Product(coefficient, tuple([s.reshape(-1) for s in sides])))
 
     def channels(self, ids, shape, axis=-1):
         """`Channels` of a tensor whose ids change along one axis only."""
         view = [1] * len(shape)
         view[axis] = len(ids)
-        return Channels(np.reshape(ids, view), tuple(shape))
+        return Channels(ids.reshape(view), tuple(shape))
 
     def along(self, x, axis, *, why):
         """The ids of `x` along one axis, as a 1-D array of the axis' length.
@@ -174,31 +174,40 @@ class Trace:
     def elementwise(self, *xs):
         """Channels of an elementwise operation with broadcasting: what meets is united."""
         rank = len(self.shape)
-        arrays = [
-            x.ids.reshape((1,) * (rank - x.ids.ndim) + x.ids.shape)
-            for x in xs
-            if isinstance(x, Channels) and x.has_channels
-        ]
-        result = np.full((1,) * rank, CONSTANT)
+        given = [x for x in xs if isinstance(x, Channels)]
+        held = [x for x in given if x.has_channels]
+        arrays = [x.ids.reshape((1,) * (rank - x.ids.ndim) + x.ids.shape) for x in held]
+        result = None
         widest = max((ids.size for ids in arrays), default=1)
         for ids in arrays:
             if ids.size == 1 < widest:
                 self.freeze(ids, "broadcast over the channels of another tensor")
-                continue
-            if result.size > 1 and ids.shape != result.shape:
-                for crossing in (ids, result):
-                    self.freeze(crossing, "combined with channels along another axis")
-            one, other = np.broadcast_arrays(result, ids)
-            self.unite(one, other)
-            if result.size > 1:
-                padded = (one == CONSTANT) != (other == CONSTANT)
-                for met in (one, other):
-                    self.freeze(met[padded], "combined with channels that are padding")
-            result = np.where(one == CONSTANT, other, one)
-        for x in xs:
-            if isinstance(x, Channels) and not x.has_channels:
-                self._meet_fixed(x, result)
+            elif result is None:
+                result = ids
+            else:
+                result = self._meet(result, ids)
+        if result is None:
+            result = np.full((1,) * rank, CONSTANT)
+        if len(held) < len(given):
+            for x in given:
+                if x not in held:
+                    self._meet_fixed(x, result)
         return Channels(result, self.shape)
+
+    def _meet(self, one, other):
+        """Unites two id arrays of an elementwise operation; answers those of the result."""
+        if one.shape != other.shape:
+            for crossing in (one, other):
+                self.freeze(crossing, "combined with channels along another axis")
+            one, other = np.broadcast_arrays(one, other)
+        if one.all() and other.all():
+            self.edges.append((one.reshape(-1), other.reshape(-1)))
+            return one
+        self.unite(one, other)
+        blank = one == CONSTANT
+        for met in (one, other):
+            self.freeze(met[blank != (other == CONSTANT)], "combined with channels that are padding")
+        return np.where(blank, other, one)
 
     def _meet_fixed(self, x, ids):
         """Freezes ids that meet a tensor without channels whose width they would have to keep."""
@@ -216,15 +225,14 @@ class Trace:
         graph = functional(model)
         tensors = {id(t): channels for t, channels in zip(graph.inputs, inputs)}
         for node in walk(model):
-            args, kwargs = node.arguments.fill_in(tensors)
-            answers = self._apply(node, args, kwargs, prefix)
+            answers = self._apply(node, tensors, prefix)
             for tensor, channels in zip(node.outputs, answers):
                 tensors[id(tensor)] = channels
         return [tensors[id(t)] for t in graph.outputs]
 
-    def _apply(self, node, args, kwargs, prefix):
+    def _apply(self, node, tensors, prefix):
         operation = node.operation
-        given = [x for x in keras.tree.flatten((args, kwargs)) if isinstance(x, Channels)]
+        given = [tensors[id(tensor)] for tensor in node.arguments.keras_tensors]
         seen = self.records.get(id(operation))
         if seen is None:
             name = prefix + operation.name
@@ -250,7 +258,7 @@ class Trace:
             self.unknown.append(f"{record.name} ({type(operation).__name__})")
             answers = self._whole(given, "without a rule")
         else:
-            args, kwargs = _first_by_position(operation, args, kwargs)
+            args, kwargs = _first_by_position(operation, *_fill_in(node.arguments, tensors))
             answers = rule(self, operation, *args, **kwargs)
             answers = [answers] if isinstance(answers, Channels) else list(answers)
             if not all(_fits(answer, shape) for answer, shape in zip(answers, self.shapes)):
@@ -306,8 +314,23 @@ def _first_by_position(operation, args, kwargs):
     return (kwargs[first],), rest
 
 
+def _fill_in(arguments, tensors):
+    """A call's arguments with `Channels` for tensors; much quicker than Keras for a list of them."""
+    args, kwargs, given = arguments.args, arguments.kwargs, arguments.keras_tensors
+    if len(given) == 1 and args and args[0] is given[0]:
+        return (tensors[id(args[0])], *args[1:]), kwargs
+    if len(args) == 1 and isinstance(args[0], (list, tuple)) and not kwargs:
+        if all(isinstance(x, keras.KerasTensor) for x in args[0]):
+            return ([tensors[id(tensor)] for tensor in given],), {}
+    return arguments.fill_in(tensors)
+
+
 def _fits(channels, shape):
     """Whether ids can be those of a tensor of this shape."""
-    return channels.ids.ndim == len(shape) and all(
-        own in (1, size) for own, size in zip(channels.ids.shape, shape)
-    )
+    own = channels.ids.shape
+    if len(own) != len(shape):
+        return False
+    for here, size in zip(own, shape):
+        if here != 1 and here != size:
+            return False
+    return True
