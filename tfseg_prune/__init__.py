@@ -31,6 +31,7 @@ _HOMES = {
     "evaluate": "tfseg_prune.training",
     "export": "tfseg_prune.deploy",
     "fit": "tfseg_prune.training",
+    "inspect": "tfseg_prune.graph",
     "masked_twin": "tfseg_prune.graph",
     "models": None,
     "plan": "tfseg_prune.methods.oneshot",
@@ -38,6 +39,7 @@ _HOMES = {
     "register_rule": "tfseg_prune.graph",
     "report": None,
     "shrink": "tfseg_prune.graph",
+    "to_functional": "tfseg_prune.graph",
     "training": None,
 }
 

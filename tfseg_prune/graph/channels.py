@@ -52,6 +52,9 @@ class ChannelGraph:
         num_units: Number of units, unit 0 included.
         prunable: Boolean per unit.
         balanced: List of int arrays `[groups, n]` of units: every row must keep equally many.
+        balanced_by: Names of the layers that demand it, in the same order.
+        inputs: `Channels` of the model's inputs.
+        outputs: `Channels` of its outputs.
 
     Raises:
         ValueError: If the model isn't functional.
@@ -60,11 +63,12 @@ class ChannelGraph:
     def __init__(self, model, *, exclude=None):
         self.model = model
         trace = Trace(find_rule)
-        inputs = []
+        self.inputs = []
         for tensor in functional(model).inputs:
             ids = trace.fresh(tensor.shape[-1] or 1, reason="a model input")
-            inputs.append(trace.channels(ids, tensor.shape))
-        for channels in trace.run(model, inputs):
+            self.inputs.append(trace.channels(ids, tensor.shape))
+        self.outputs = trace.run(model, self.inputs)
+        for channels in self.outputs:
             trace.freeze(channels.ids, "a model output")
         for record in trace.records.values():
             for name, ids in record.produced.items():
@@ -73,8 +77,9 @@ class ChannelGraph:
         if trace.unknown:
             warnings.warn(
                 "No rule says how channels pass through these layers, so the channels that they"
-                f" read and answer are kept whole: {', '.join(trace.unknown)}. Teach them with"
-                " `tfseg_prune.register_rule`.",
+                f" read and answer are kept whole and their MACs aren't counted:"
+                f" {', '.join(trace.unknown)}. Teach them with `tfseg_prune.register_rule`, or open"
+                " those that are made of layers with `tfseg_prune.to_functional`.",
                 stacklevel=2,
             )
         self.records = {record.name: record for record in trace.records.values()}
@@ -86,6 +91,7 @@ class ChannelGraph:
         for ids, _ in trace.frozen:
             self.prunable[self.unit_of[ids]] = False
         self.balanced = [self.unit_of[ids] for ids in trace.balanced]
+        self.balanced_by = trace.balanced_by
 
     @functools.cached_property
     def groups(self):
@@ -103,9 +109,10 @@ class ChannelGraph:
 
     @functools.cached_property
     def frozen(self):
-        """{unit: why it is never pruned}."""
+        """{unit: why it is never pruned}: that it is an input or output, or the first reason."""
         reasons = {}
-        for ids, reason in self._reasons:
+        ends = ("a model input", "a model output")
+        for ids, reason in sorted(self._reasons, key=lambda pair: pair[1] not in ends):
             for unit in np.unique(self.unit_of[ids]):
                 reasons.setdefault(int(unit), reason)
         return reasons
@@ -161,12 +168,14 @@ class ChannelGraph:
         count = int(classes.max()) + 1
         signature = np.zeros(count, np.uint64)
         produced = np.zeros(count, bool)
-        widths = {}
-        for name, units in self.producers.items():
-            channels = np.bincount(classes[units], minlength=count)
-            widths[name] = channels
-            signature += channels.astype(np.uint64) * rng.integers(1, 2**63, dtype=np.uint64)
-            produced |= channels > 0
+        held = {
+            name: np.unique(classes[units], return_counts=True)
+            for name, units in self.producers.items()
+        }
+        for present, channels in held.values():
+            number = rng.integers(1, 2**63, dtype=np.uint64)
+            signature[present] += channels.astype(np.uint64) * number
+            produced[present] = True
         # Frozen classes of a layer are no part of the width that can be chosen.
         fixed = np.zeros(count, bool)
         fixed[classes[~self.prunable]] = True
@@ -178,9 +187,8 @@ class ChannelGraph:
         groups_of_class = np.zeros(count, int)
         groups_of_class[members] = inverse
         layers = [{} for _ in parts]
-        for name, units in self.producers.items():
-            present = np.unique(classes[units])
+        for name, (present, channels) in held.items():
             for group, first in zip(*np.unique(groups_of_class[present], return_index=True)):
-                layers[group][name] = int(widths[name][present[first]])
+                layers[group][name] = int(channels[first])
         groups = [UnitGroup(part, held) for part, held in zip(parts, layers)]
         return sorted(groups, key=lambda group: group.members[0])

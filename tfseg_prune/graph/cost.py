@@ -81,12 +81,13 @@ class CostModel:
     Args:
         graph: `ChannelGraph`.
         groups: {layer name: groups} of dense convolutions that become grouped.
+        count_macs: `False` leaves the MACs at zero, for a model whose input size is open.
 
     Raises:
         ValueError: If MACs depend on a size that the model leaves open.
     """
 
-    def __init__(self, graph, *, groups=None):
+    def __init__(self, graph, *, groups=None, count_macs=True):
         groups = groups or {}
         for name in groups:
             if name not in graph.records:
@@ -102,7 +103,7 @@ class CostModel:
             divisor = groups.get(record.name, 1)
             layer = len(self._layers)
             self._layers.append(record.name)
-            for product in record.macs:
+            for product in record.macs if count_macs else ():
                 if math.isnan(product.coefficient):
                     raise ValueError(
                         f"The MACs of '{record.name}' depend on an input size that the model"

@@ -14,7 +14,7 @@ class Channels:
     """The ids of one tensor. A value: nobody changes it.
 
     Attributes:
-        ids: int64 array of the tensor's rank, of length 1 along every axis on which the id
+        ids: int array of the tensor's rank, of length 1 along every axis on which the id
             doesn't change, and of the tensor's length elsewhere.
         shape: The tensor's shape, `None` where it isn't known.
         varying: The axes along which the ids change.
@@ -89,6 +89,7 @@ class OpRecord:
         operation: The Keras layer or operation.
         inputs: `Channels` of the tensors it was first called with, in flat order.
         outputs: `Channels` of what it answered then.
+        calls: `outputs` of every call, in the order in which the model makes them.
         slots: One `Slot` per weight that follows channels.
         config: {key of `get_config()`: function of `Kept` that gives its value after surgery}.
         call: Function `(kept, new_operation, *args, **kwargs)` that calls the operation on the
@@ -97,18 +98,21 @@ class OpRecord:
         produced: {name for plans: ids that the operation created}.
         contracts: Whether it sums over channels without weights (a matrix product of two
             activations): the masked twin then masks its inputs.
+        selects: Whether it answers some channels of a tensor: of each answer one must stay.
     """
 
     name: str
     operation: object
     inputs: list
     outputs: list = dataclasses.field(default_factory=list)
+    calls: list = dataclasses.field(default_factory=list)
     slots: list = dataclasses.field(default_factory=list)
     config: dict = dataclasses.field(default_factory=dict)
     call: object = None
     macs: list = dataclasses.field(default_factory=list)
     produced: dict = dataclasses.field(default_factory=dict)
     contracts: bool = False
+    selects: bool = False
 
     @functools.cached_property
     def positions(self):
@@ -119,7 +123,8 @@ class OpRecord:
     def read_sets(self):
         """Arrays of ids, of each of which at least one must stay for the operation to exist."""
         sets = [ids for slot in self.slots for ids in slot.reads.values()]
-        return sets + [x.ids.reshape(-1) for x in self.inputs if self.contracts and x.varying]
+        sets += [x.ids.reshape(-1) for x in self.inputs if self.contracts and x.varying]
+        return sets + [x.ids.reshape(-1) for x in self.outputs if self.selects]
 
 
 class Kept:

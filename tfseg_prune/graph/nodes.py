@@ -1,6 +1,7 @@
 """The graph of operations inside a functional model, read from the notes that Keras keeps."""
 
 import keras
+from keras import ops
 
 
 def walk(model):
@@ -36,8 +37,8 @@ def functional(model):
             "Only functional Keras models have a graph of channels to prune."
             " Expected: a model built as `keras.Model(inputs, outputs)` or `keras.Sequential`."
             f" Received: '{getattr(model, 'name', model)}' of type"
-            f" {type(model).__module__}.{type(model).__name__}, a subclassed model. Remedy: call"
-            " it on a `keras.Input` of its parts inside a functional model."
+            f" {type(model).__module__}.{type(model).__name__}, a subclassed model. Remedy:"
+            " `tfseg_prune.to_functional(model, keras.Input(shape))`."
         )
     return graph
 
@@ -46,3 +47,61 @@ def is_nested(operation):
     return isinstance(operation, keras.Model) and (
         isinstance(operation, keras.Sequential) or hasattr(operation, "_nodes_by_depth")
     )
+
+
+def is_tensor(x):
+    return isinstance(x, keras.KerasTensor) or ops.is_tensor(x)
+
+
+def tensors_in(structure):
+    return [x for x in keras.tree.flatten(structure) if is_tensor(x)]
+
+
+def again(operation, changes=None, *, blank=False):
+    """A new operation of the same config, but for the changes.
+
+    Args:
+        operation: A Keras operation.
+        changes: Entries of its config to replace.
+        blank: Whether weights start as zeros, since the caller sets them: drawing random ones takes
+            longer than all other surgery. `finish` gives the layer its own initializers back.
+    """
+    if isinstance(operation, keras.layers.Lambda):
+        # Its function needn't be serialisable to be used again.
+        return keras.layers.Lambda(
+            operation.function,
+            output_shape=operation._output_shape,
+            arguments=operation.arguments,
+            name=operation.name,
+        )
+    try:
+        config = operation.get_config()
+    except NotImplementedError:
+        if isinstance(operation, keras.layers.Layer):
+            raise
+        return operation  # raw operations have no weights, so this one serves twice
+    for key in config:
+        # Functions of the user's own need not be registered to be used again.
+        if key.endswith(("activation", "initializer", "regularizer", "constraint")):
+            config[key] = getattr(operation, key, config[key])
+        if blank and key.endswith("_initializer") and hasattr(operation, key):
+            config[key] = "zeros"
+    try:
+        return type(operation).from_config({**config, **(changes or {})})
+    except Exception as error:
+        first = str(error).strip().split("\n")[0][:200]
+        raise ValueError(
+            f"The layer '{operation.name}' ({type(operation).__name__}) can't be built anew from"
+            " its config. Expected: a `get_config` that holds every argument of `__init__`."
+            f" Received: {type(error).__name__}: {first}. Remedy: where it is made of layers,"
+            " `tfseg_prune.to_functional(model)`."
+        ) from error
+
+
+def finish(operation, new):
+    """Gives a layer that was built `blank` the initializers of the original."""
+    for key, value in vars(operation).items():
+        if key.endswith("_initializer") and hasattr(new, key):
+            setattr(new, key, value)
+    if hasattr(new, "finalize_state"):
+        new.finalize_state()  # Normalization computes with copies of its statistics

@@ -1,308 +1,219 @@
-"""How channel ids pass through raw `keras.ops` in a functional graph.
+"""How channel ids pass through raw `keras.ops` that compute: elementwise, reductions, images.
 
 The rules are found by the class name of the operation, since Keras doesn't export these classes.
-An operation that carries numbers of channels (a target shape, split points, slices, constants)
-says by `trace.call` how it is called on the smaller tensors.
 """
 
-import numpy as np
-from keras import ops
+import math
 
-from tfseg_prune.graph.ids import CONSTANT, Channels, size_of
+import numpy as np
+
+from tfseg_prune.graph.ids import Channels, size_of
 from tfseg_prune.graph.rules import (
-    concatenate_ids,
+    axes_of,
+    channel_axis,
+    cut_constants,
     mix,
+    no_channels,
     register_rule,
-    reshape_to,
-    resized,
-    spread,
+    spatial,
     unary,
 )
 
+# What looks at each number alone, zeros and ones of the same shape included.
 register_rule(
     *(
-        "Abs Absolute Cast Ceil Celu Clip Copy Cos Elu Erf Exp Expm1 Floor Gelu HardShrink"
-        " HardSigmoid HardSilu HardTanh LeakyRelu Log Log1p LogSigmoid NanToNum Negative"
-        " Reciprocal Relu Relu6 Round Rsqrt Selu Sigmoid Sign Silu Sin SoftShrink Softplus"
-        " Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus StopGradient Tanh TanhShrink"
-        " Threshold"
+        "Abs Absolute Angle Arccos Arccosh Arcsin Arcsinh Arctan Arctanh BitwiseInvert BitwiseNot"
+        " Cast Cbrt Ceil Celu Conj Conjugate ConvertToTensor Copy Cos Cosh Deg2rad Elu"
+        " Erf Erfc Erfinv Exp Exp2 Expm1 Fabs Floor Gelu HardShrink HardSigmoid"
+        " HardSilu HardTanh I0 Imag Isfinite Isinf Isnan Isneginf Isposinf Isreal LeakyRelu Log"
+        " Log10 Log1p Log2 LogSigmoid LogicalNot Mish NanToNum Negative OnesLike Rad2deg ReLU Real"
+        " Reciprocal Relu Relu6 Round Rsqrt SaturateCast Selu Sigmoid Sign Signbit Silu Sin Sinc"
+        " Sinh SoftShrink Softplus Softsign SparsePlus SparseSigmoid Sqrt Square Squareplus"
+        " StopGradient Tan Tanh TanhShrink Threshold Trunc ZerosLike"
     ).split()
 )(unary)
 
-register_rule("Resize", "MaxPool", "AveragePool", "AdaptiveMaxPool", "AdaptiveAveragePool")(
-    lambda trace, op, x, **_: spread(trace, x)
-)
+register_rule(
+    *(
+        "AdaptiveAveragePool AdaptiveMaxPool AffineTransform AveragePool CropImages GaussianBlur"
+        " MaxPool PadImages PerspectiveTransform Resize"
+    ).split()
+)(spatial)
 
 
 @register_rule(
-    *"Add Subtract Multiply Divide TrueDivide DivideNoNan Maximum Minimum Power".split()
+    *(
+        "Add Arctan2 BitwiseAnd BitwiseLeftShift BitwiseOr BitwiseRightShift BitwiseXor Divide"
+        " DivideNoNan Equal FloorDivide Fmax Fmin Fmod FullLike Gcd Greater GreaterEqual Heaviside"
+        " Hypot Isclose Lcm Ldexp LeftShift Less LessEqual Logaddexp Logaddexp2 LogicalAnd"
+        " LogicalOr LogicalXor Maximum Minimum Mod Multiply Nextafter NotEqual Power RightShift"
+        " Subtract TrueDivide Where"
+    ).split()
 )
-def binary(trace, op, x1, x2):
-    answer = trace.elementwise(x1, x2)
-    given = [x1, x2]
-    constants = [i for i, x in enumerate(given) if not isinstance(x, Channels)]
-    for i in constants:
-        shape = np.shape(given[i])
-        aligned = (1,) * (len(trace.shape) - len(shape)) + tuple(shape)
-        if any(aligned[axis] > 1 for axis in answer.varying):
-            array = np.asarray(ops.convert_to_numpy(given[i])).reshape(aligned)
-
-            def sliced(kept, op, *xs, i=i, array=array):
-                (axis,) = answer.varying
-                xs = list(xs)
-                xs[i] = array.compress(kept.mask(answer.ids.reshape(-1)), axis=axis)
-                return op(*xs)
-
-            trace.call(sliced)
+def elementwise(trace, op, *xs):
+    """What meets is united; a constant per channel loses the entries of dropped channels."""
+    if any(x is None for x in xs):
+        return trace.keep_whole("with one operand only")
+    answer = trace.elementwise(*xs)
+    cuts = {}
+    for position, x in enumerate(xs):
+        if not isinstance(x, Channels) and len(answer.varying) == 1:
+            lead = len(trace.shape) - np.ndim(x)
+            axis = answer.varying[0] - lead
+            if axis >= 0 and np.shape(x)[axis] > 1:
+                cuts[position] = {axis: answer.ids.reshape(-1)}
+    cut_constants(trace, cuts)
     return answer
 
 
-@register_rule("Softmax", "LogSoftmax", "Cumsum", "Cumprod", "Sort", "Argsort", "Normalize")
-def along_axis(trace, op, x, **_):
-    axes = op.axis if isinstance(op.axis, (list, tuple)) else [op.axis]
-    if None in axes:
-        axes = range(len(x.shape))
-    mix(trace, x, axes, type(op).__name__)
+@register_rule("Clip")
+def clip(trace, op, x):
+    if np.size(op.x_min) > 1 or np.size(op.x_max) > 1:
+        trace.freeze(x.ids, f"clipped number by number by '{trace.record.name}'")
     return x
 
 
-@register_rule("Mean", "Sum", "Max", "Min", "Amax", "Amin", "Prod", "Std", "Var", "Logsumexp")
-def reduction(trace, op, x, **_):
-    rank = len(x.shape)
-    axes = range(rank) if op.axis is None else np.atleast_1d(op.axis).tolist()
-    axes = {axis % rank for axis in axes}
-    mix(trace, x, axes, type(op).__name__)
-    ids = x.ids
-    if axes & set(x.varying):
-        ids = np.full((1,) * rank, CONSTANT)
-    if not op.keepdims:
+@register_rule("Argpartition", "Argsort", "Cumprod", "Cumsum", "Diff", "LogSoftmax", "Nancumprod")
+@register_rule("Nancumsum", "Softmax", "Sort", "Sparsemax")
+def along_axis(trace, op, x, *_, **__):
+    mix(trace, x, axes_of(x, op.axis), type(op).__name__)
+    return Channels(x.ids, trace.shape)
+
+
+@register_rule("Tril", "Triu")
+def triangle(trace, op, x):
+    mix(trace, x, axes_of(x, (-2, -1)), type(op).__name__)
+    return x
+
+
+@register_rule("TopK")
+def top_k(trace, op, x):
+    mix(trace, x, {len(x.shape) - 1}, "TopK")
+    ids = no_channels(x.shape).ids if len(x.shape) - 1 in x.varying else x.ids
+    return [Channels(ids, shape) for shape in trace.shapes]
+
+
+@register_rule("Glu")
+def glu(trace, op, x):
+    """The first half of the channels times the sigmoid of the second: both halves keep the same."""
+    axis = op.axis % len(x.shape)
+    if axis not in x.varying:
+        return Channels(x.ids, trace.shape)
+    first, second = x.ids.reshape(2, -1)
+    return trace.channels(trace.meet(first, second), trace.shape, axis)
+
+
+@register_rule("OneHot")
+def one_hot(trace, op, x):
+    return Channels(np.expand_dims(x.ids, op.axis), trace.shape)
+
+
+# Reductions.
+
+
+def _reduced(trace, op, x, axes):
+    """`Channels` of what is left when `axes` are reduced."""
+    ids = x.ids if axes.isdisjoint(x.varying) else no_channels(x.shape).ids
+    if not getattr(op, "keepdims", False):
         ids = ids.reshape([n for axis, n in enumerate(ids.shape) if axis not in axes])
     return Channels(ids, trace.shape)
 
 
-register_rule("Argmax", "Argmin")(reduction)
+@register_rule("All", "Amax", "Amin", "Any", "Argmax", "Argmin", "Average", "CountNonzero")
+@register_rule("Logsumexp", "Max", "Median", "Min", "Nanargmax", "Nanargmin", "Nanmax")
+@register_rule(
+    "Nanmean",
+    "Nanmedian",
+    "Nanmin",
+    "Nanprod",
+    "Nanstd",
+    "Nansum",
+    "Nanvar",
+    "Prod",
+    "Ptp",
+    "Std",
+    "Var",
+)
+def reduction(trace, op, x, weights=None, **_):
+    if isinstance(weights, Channels) or np.ndim(weights) > 0:
+        return trace.keep_whole("with weights")
+    axes = axes_of(x, op.axis)
+    mix(trace, x, axes, type(op).__name__)
+    return _reduced(trace, op, x, axes)
 
 
-# Shapes.
+@register_rule("Sum")
+def total(trace, op, x):
+    """Zeros add nothing."""
+    axes = axes_of(x, op.axis)
+    trace.record.contracts = not axes.isdisjoint(x.varying)
+    return _reduced(trace, op, x, axes)
 
 
-@register_rule("Reshape")
-def reshape(trace, op, x):
-    answer = reshape_to(trace, x)
-    trace.call(lambda kept, op, x: ops.reshape(x, resized(op.newshape, answer, kept)))
-    return answer
-
-
-@register_rule("Transpose")
-def transpose(trace, op, x):
-    return Channels(np.transpose(x.ids, op.axes), trace.shape)
-
-
-@register_rule("Swapaxes")
-def swapaxes(trace, op, x):
-    return Channels(np.swapaxes(x.ids, op.axis1, op.axis2), trace.shape)
-
-
-@register_rule("Moveaxis")
-def moveaxis(trace, op, x):
-    return Channels(np.moveaxis(x.ids, op.source, op.destination), trace.shape)
-
-
-@register_rule("ExpandDims")
-def expand_dims(trace, op, x):
-    axes = op.axis if isinstance(op.axis, (list, tuple)) else (op.axis,)
-    return Channels(np.expand_dims(x.ids, tuple(axes)), trace.shape)
-
-
-@register_rule("Squeeze")
-def squeeze(trace, op, x):
-    rank = len(x.shape)
-    ones = [axis for axis in range(rank) if x.shape[axis] == 1]
-    axes = {int(axis) % rank for axis in (ones if op.axis is None else np.atleast_1d(op.axis))}
-    ids = x.ids.reshape([n for axis, n in enumerate(x.ids.shape) if axis not in axes])
-    return Channels(ids, trace.shape)
-
-
-@register_rule("Concatenate")
-def concatenate(trace, op, xs):
-    return concatenate_ids(trace, xs, op.axis)
-
-
-@register_rule("Stack")
-def stack(trace, op, xs):
-    return trace.elementwise(*[Channels(np.expand_dims(x.ids, op.axis), trace.shape) for x in xs])
-
-
-@register_rule("Pad")
-def pad(trace, op, x, *_, **__):
-    widths = np.broadcast_to(op.pad_width, (len(x.shape), 2))
-    if any(widths[axis].any() for axis in x.varying):
-        (axis,) = x.varying
-        if op.mode != "constant":
-            trace.freeze(x.ids, f"padded with each other by '{trace.record.name}'")
-        edges = [(0, 0)] * len(x.shape)
-        edges[axis] = tuple(widths[axis])
-        return Channels(np.pad(x.ids, edges, constant_values=CONSTANT), trace.shape)
-    return spread(trace, x)
-
-
-@register_rule("BroadcastTo")
-def broadcast_to(trace, op, x, *_):
-    answer = Channels(
-        x.ids.reshape((1,) * (len(trace.shape) - len(x.shape)) + x.ids.shape), trace.shape
-    )
-    trace.call(lambda kept, op, x: ops.broadcast_to(x, resized(op.shape, answer, kept)))
-    return answer
-
-
-def _positions(kept, ids, chosen):
-    """Where the kept ones of `ids[chosen]` stand among the kept ones of `ids`."""
-    mask = kept.mask(ids)
-    return (np.cumsum(mask) - 1)[chosen[mask[chosen]]]
-
-
-@register_rule("Split", "ArraySplit")
-def split(trace, op, x):
-    axis = op.axis % len(x.shape)
-    if axis not in x.varying:
-        return [Channels(x.ids, shape) for shape in trace.shapes]
-    ids = x.ids.reshape(-1)
-    points = np.cumsum([shape[axis] for shape in trace.shapes])[:-1]
-
-    def resplit(kept, op, x):
-        here = [int(kept.mask(ids[:point]).sum()) for point in points]
-        return ops.split(x, here, axis=axis)
-
-    trace.call(resplit)
-    parts = np.split(ids, points)
-    return [trace.channels(part, shape, axis) for part, shape in zip(parts, trace.shapes)]
-
-
-@register_rule("Unstack")
-def unstack(trace, op, x):
-    axis = op.axis % len(x.shape)
-    if axis in x.varying:
-        trace.freeze(x.ids, f"unstacked by '{trace.record.name}'")
-        return [Channels(np.full((1,) * len(s), CONSTANT), s) for s in trace.shapes]
-    return [Channels(np.squeeze(x.ids, axis), shape) for shape in trace.shapes]
-
-
-@register_rule("Take")
-def take(trace, op, x, indices):
-    rank = len(x.shape)
-    axis = None if op.axis is None else op.axis % rank
-    if isinstance(indices, Channels) or axis is None or np.ndim(indices) > 1:
-        trace.freeze(x.ids, f"gathered by '{trace.record.name}'")
-        return Channels(np.full((1,) * len(trace.shape), CONSTANT), trace.shape)
-    chosen = np.asarray(indices)
-    if axis not in x.varying:
-        ids = x.ids if chosen.ndim else np.squeeze(x.ids, axis)
-        return Channels(ids, trace.shape)
-    ids = x.ids.reshape(-1)
-    chosen = chosen % len(ids)
-    if not chosen.ndim:
-        trace.freeze(ids[chosen], f"picked by its number by '{trace.record.name}'")
-
-    def gather(kept, op, x, indices):
-        here = _positions(kept, ids, np.atleast_1d(chosen)).astype("int32")
-        return ops.take(x, here if chosen.ndim else int(here[0]), axis=axis)
-
-    trace.call(gather)
-    if not chosen.ndim:
-        return Channels(np.full((1,) * len(trace.shape), CONSTANT), trace.shape)
-    return trace.channels(ids[chosen], trace.shape, axis)
-
-
-@register_rule("Flip")
-def flip(trace, op, x):
-    return Channels(np.flip(x.ids, op.axis), trace.shape)
-
-
-@register_rule("GetItem")
-def getitem(trace, op, x, key):
-    """Python slicing: the same slicing on the ids; slices along the channels are counted anew."""
-    keys = list(key) if isinstance(key, tuple) else [key]
-    if not all(isinstance(k, (slice, int, type(None), type(...))) for k in keys):
-        trace.freeze(x.ids, f"indexed by '{trace.record.name}'")
-        return Channels(np.full((1,) * len(trace.shape), CONSTANT), trace.shape)
-    if ... in keys:
-        at = keys.index(...)
-        missing = len(x.shape) - sum(k is not None and k is not ... for k in keys)
-        keys[at : at + 1] = [slice(None)] * missing
-    keys += [slice(None)] * (len(x.shape) - sum(k is not None for k in keys))
-    on_ids, channel_key = [], None
-    axis = 0
-    for place, k in enumerate(keys):
-        if k is None:
-            on_ids.append(None)
-            continue
-        if axis in x.varying and k != slice(None):
-            channel_key = place, axis
-            on_ids.append(k)
-        else:
-            on_ids.append(slice(None) if isinstance(k, slice) else 0)
-        axis += 1
-    ids = x.ids[tuple(on_ids)]
-    if channel_key is None:
-        return Channels(ids, trace.shape)
-    place, axis = channel_key
-    along = x.ids.reshape(-1)
-    chosen = np.atleast_1d(np.arange(len(along))[keys[place]])
-    single = isinstance(keys[place], int)
-    if single:
-        trace.freeze(along[chosen], f"picked by its number by '{trace.record.name}'")
-        ids = np.full(ids.shape, CONSTANT)
-
-    def sliced(kept, op, x, key):
-        here = _positions(kept, along, chosen)
-        rest = tuple(slice(None) if i == place and not single else k for i, k in enumerate(keys))
-        if single:
-            rest = tuple(int(here[0]) if i == place else k for i, k in enumerate(rest))
-            return x[rest]
-        if len(here) > 1 and (np.diff(here) != 1).any():
-            return ops.take(x, here, axis=axis)[rest]
-        start = int(here[0]) if len(here) else 0
-        run = slice(start, start + len(here))
-        return x[tuple(run if i == place else k for i, k in enumerate(rest))]
-
-    trace.call(sliced)
-    return Channels(ids, trace.shape)
-
-
-# Products of two activations.
-
-
-@register_rule("Matmul")
-def matmul(trace, op, x1, x2):
-    if not (isinstance(x1, Channels) and isinstance(x2, Channels)):
-        x = x1 if isinstance(x1, Channels) else x2
-        trace.freeze(x.ids, f"multiplied with a constant matrix by '{trace.record.name}'")
-        contracted = np.shape(x2)[-2] if isinstance(x1, Channels) else np.shape(x1)[-1]
-        trace.macs(size_of(trace.shape) * contracted)
-        return Channels(np.full((1,) * len(trace.shape), CONSTANT), trace.shape)
-    inner1, inner2 = len(x1.shape) - 1, len(x2.shape) - 2
-    if (inner1 in x1.varying) != (inner2 in x2.varying):
-        for x, axis in ((x1, inner1), (x2, inner2)):
-            if axis in x.varying:
-                trace.freeze(x.ids, f"multiplied with no channels by '{trace.record.name}'")
-    sides = []
-    contracted = x1.shape[inner1]
-    if inner1 in x1.varying and inner2 in x2.varying:
-        trace.unite(x1.ids, x2.ids)
+@register_rule("Mean")
+def mean(trace, op, x):
+    """A sum over C: of the C' channels that stay it is the mean times C' / C."""
+    axes = axes_of(x, op.axis)
+    if not axes.isdisjoint(x.varying):
         trace.record.contracts = True
-        sides.append(x1.ids)
-        contracted = 1
-    # What is left of each operand: its batch axes and its outer axis.
-    rank = len(trace.shape)
-    left = [
-        Channels(x.ids.reshape((1,) * (rank - x.ids.ndim) + x.ids.shape), trace.shape)
-        for x, inner in ((x1, inner1), (x2, inner2))
-        if x.varying and inner not in x.varying
-    ]
-    answer = trace.elementwise(*left)
-    elements = size_of(trace.shape)
-    for axis in answer.varying:
-        elements /= trace.shape[axis]
-        sides.append(answer.ids)
-    trace.macs(elements * contracted, *sides)
-    return answer
+
+        def scaled(kept, op, x_small):
+            share = kept.count(x.ids) / x.ids.size
+            return op(x_small) if share == 1 else op(x_small) * share
+
+        trace.call(scaled)
+    return _reduced(trace, op, x, axes)
+
+
+@register_rule("Norm")
+def norm(trace, op, x):
+    """Of a vector a sum of powers (or the largest), of a matrix only Frobenius' is one."""
+    axes = axes_of(x, op.axis)
+    number = isinstance(op.ord, (int, float)) and op.ord > 0
+    if op.ord is None or (op.ord == "fro" if len(axes) > 1 else number):
+        trace.record.contracts = not axes.isdisjoint(x.varying)
+    else:
+        mix(trace, x, axes, f"the norm of order {op.ord}")
+    return _reduced(trace, op, x, axes)
+
+
+# Convolutions with a constant kernel.
+
+
+def _constant_kernel(trace, x, kernel):
+    if isinstance(x, Channels) and not isinstance(kernel, Channels):
+        return True
+    for given in (x, kernel):
+        if isinstance(given, Channels):
+            trace.freeze(given.ids, f"convolved with a computed kernel by '{trace.record.name}'")
+    return False
+
+
+@register_rule("Conv")
+def convolution(trace, op, x, kernel):
+    """The answer's width is fixed; the kernel loses the rows of dropped inputs."""
+    if not _constant_kernel(trace, x, kernel):
+        return no_channels(trace.shape)
+    axis = channel_axis(op) % len(x.shape)
+    ins = trace.along(x, axis, why=f"'{trace.record.name}' convolves along them")
+    shape = np.shape(kernel)
+    if shape[-2] != len(ins):
+        trace.freeze(x.ids, f"convolved in groups by '{trace.record.name}'")
+    elif x.varying:
+        trace.record.contracts = True
+        cut_constants(trace, {1: {len(shape) - 2: ins}})
+    trace.macs(size_of(trace.shape) * math.prod(shape[:-1]) / len(ins), ins)
+    return no_channels(trace.shape)
+
+
+@register_rule("DepthwiseConv")
+def depthwise_convolution(trace, op, x, kernel):
+    if not _constant_kernel(trace, x, kernel):
+        return no_channels(trace.shape)
+    axis = channel_axis(op) % len(x.shape)
+    ins = trace.along(x, axis, why=f"'{trace.record.name}' convolves along them")
+    shape = np.shape(kernel)
+    cut_constants(trace, {1: {len(shape) - 2: ins} if x.varying else {}})
+    outs = np.repeat(ins, shape[-1])
+    trace.macs(size_of(trace.shape) / len(outs) * math.prod(shape[:-2]), outs)
+    return trace.channels(outs, trace.shape, axis)

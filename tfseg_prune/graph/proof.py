@@ -113,10 +113,11 @@ def answers_of(model, batch):
     return [np.asarray(ops.convert_to_numpy(answer)) for answer in answers]
 
 
-def random_batch(model, seed):
+def random_batch(model, seed, *, shrink_input=1):
+    """Two images for every input of a model, of its size divided by `shrink_input`."""
     rng = np.random.default_rng(seed)
     structure = functional(model)._inputs_struct
-    return keras.tree.map_structure(lambda x: _random_input(rng, x), structure)
+    return keras.tree.map_structure(lambda x: _random_input(rng, x, shrink_input), structure)
 
 
 def _perturb(batch):
@@ -130,9 +131,11 @@ def _perturb(batch):
     return keras.tree.map_structure(change, batch)
 
 
-def _random_input(rng, tensor):
+def _random_input(rng, tensor, shrink_input):
     shape = [2 if tensor.shape[0] is None else tensor.shape[0]]
     shape += [64 if size is None else size for size in tensor.shape[1:]]
+    if len(shape) == 4:
+        shape[1:3] = [max(1, size // shrink_input) for size in shape[1:3]]
     if "int" in tensor.dtype or tensor.dtype == "bool":
         return rng.integers(0, 2, shape).astype(tensor.dtype)
     noise = rng.normal(size=shape)

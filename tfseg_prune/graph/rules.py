@@ -1,4 +1,6 @@
-"""How channel ids pass through each layer type: one small function per type.
+"""The registry of rules, what they share, and the rules of convolutions and dense layers.
+
+How channel ids pass through a layer or operation is one small function per type.
 
 A rule is `rule(trace, layer, *args, **kwargs) -> Channels`: it gets the `Channels` of the call's
 tensors in place of the tensors, and tells `trace` (a `tfseg_prune.graph.trace.Trace`) which
@@ -12,16 +14,17 @@ def my_scale(trace, layer, x):
     return x
 ```
 
-Raw `keras.ops` in the graph have their rules in `tfseg_prune.graph.op_rules`.
+`layer_rules`, `norm_rules`, `shape_rules`, `product_rules` and `attention_rules` beside this file
+hold those of the other layers, and `op_rules` those of raw `keras.ops`.
 """
 
 import math
 
 import keras
 import numpy as np
-from keras import activations, layers
+from keras import activations, layers, ops
 
-from tfseg_prune.graph.ids import CONSTANT, Channels, reshape_ids, size_of
+from tfseg_prune.graph.ids import CONSTANT, Channels, size_of
 
 _RULES = {}
 
@@ -30,8 +33,9 @@ def register_rule(*types):
     """Decorator: teaches the channel graph one or more layer types.
 
     Args:
-        *types: Layer classes (their subclasses included, unless these have a rule of their own),
-            or the class name of a raw Keras operation such as `"Reshape"`.
+        *types: Layer classes (their subclasses included, unless these have a rule of their own);
+            or the full name of one, `"package.module.Class"`, so that it needn't be imported; or
+            the class name of a raw Keras operation such as `"Reshape"`.
 
     Raises:
         TypeError: If a type is neither a class nor a name.
@@ -53,11 +57,13 @@ def register_rule(*types):
 
 def find_rule(operation):
     """The rule of a layer or operation, or `None`."""
-    for cls in type(operation).__mro__:
-        if cls in _RULES:
-            return _RULES[cls]
-    if not isinstance(operation, keras.layers.Layer):
-        return _RULES.get(type(operation).__name__)
+    kind = type(operation)
+    for cls in kind.__mro__:
+        rule = _RULES.get(cls) or _RULES.get(f"{cls.__module__}.{cls.__qualname__}")
+        if rule is not None:
+            return rule
+    if kind.__module__.startswith("keras.") and not isinstance(operation, keras.layers.Layer):
+        return _RULES.get(kind.__name__)
     return None
 
 
@@ -74,36 +80,89 @@ _ELEMENTWISE = {
 }
 
 
-def channel_axis(layer):
-    return 1 if getattr(layer, "data_format", None) == "channels_first" else -1
+def channel_axis(operation):
+    """Axis of the channels by `data_format`; -1 for what has none."""
+    data_format = getattr(operation, "data_format", "channels_last")
+    if data_format is None:
+        data_format = keras.config.image_data_format()
+    return 1 if data_format == "channels_first" else -1
+
+
+def is_elementwise(activation):
+    """Whether an activation is known to act on each number alone."""
+    if isinstance(activation, keras.layers.Layer):
+        return find_rule(activation) is unary
+    return activation is None or activation in _ELEMENTWISE
 
 
 def activate(trace, activation, ids, name):
     """Freezes `ids` unless the activation is known to act on each number alone."""
-    if activation is None or activation in _ELEMENTWISE:
-        return
-    if isinstance(activation, keras.layers.Layer) and find_rule(activation) is unary:
+    if is_elementwise(activation):
         return
     label = getattr(activation, "__name__", type(activation).__name__)
     trace.freeze(ids, f"mixed along the channel axis by the activation '{label}' of '{name}'")
 
 
-def spread(trace, x, shape=None):
-    """The same ids on another spatial size; ids along spatial axes are frozen."""
-    shape = trace.shape if shape is None else shape
-    axis = x.varying[0] if x.varying else len(x.shape) - 1
-    ids = x.ids
-    if x.varying and x.shape[axis] != shape[axis]:
-        trace.freeze(ids, f"resized along the channels by '{trace.record.name}'")
-        ids = np.full((1,) * len(shape), CONSTANT)
-    return Channels(ids, shape)
+def unary(trace, operation, x, *_, **__):
+    """Rule of whatever acts on each number alone."""
+    return x
+
+
+def spatial(trace, operation, x, *_, **__):
+    """Rule of what changes the sizes of an image, each channel alone."""
+    axis = channel_axis(operation) % len(x.shape)
+    if x.varying and x.varying != [axis]:
+        trace.freeze(x.ids, f"resized along the channels by '{trace.record.name}'")
+        return no_channels(trace.shape)
+    return Channels(x.ids, trace.shape)
+
+
+def no_channels(shape):
+    """`Channels` of a tensor that has none."""
+    return Channels(np.full((1,) * len(shape), CONSTANT), tuple(shape))
+
+
+def axes_of(x, axis):
+    """Set of axes, counted from the front, of a setting that may be `None`, an int or several."""
+    rank = len(x.shape)
+    if axis is None:
+        return set(range(rank))
+    return {int(a) % rank for a in (axis if isinstance(axis, (list, tuple)) else (axis,))}
 
 
 def mix(trace, x, axes, what):
-    """Freezes `x` where it has channels along `axes`, since `what` mixes them."""
-    rank = len(x.shape)
-    if any(axis % rank in x.varying for axis in axes):
+    """Freezes `x` where it has channels along a set of axes, since `what` mixes them."""
+    if not axes.isdisjoint(x.varying):
         trace.freeze(x.ids, f"mixed along the channel axis by {what} '{trace.record.name}'")
+
+
+def cut_constants(trace, cuts):
+    """Has the operation called with its constants cut to what is kept.
+
+    Args:
+        trace: `Trace`.
+        cuts: {position of the argument: {axis: ids along it}}.
+    """
+    cuts = {position: axes for position, axes in cuts.items() if axes}
+
+    def cut(kept, op, *args, **kwargs):
+        args = list(args)
+        for position, axes in cuts.items():
+            args[position] = _compressed(args[position], axes, kept)
+        return op(*args, **kwargs)
+
+    if cuts:
+        trace.call(cut)
+
+
+def _compressed(constant, axes, kept):
+    """A constant, of the type that it has, with what is kept along each axis."""
+    if all(kept.mask(ids).all() for ids in axes.values()):
+        return constant
+    array = np.asarray(ops.convert_to_numpy(constant))
+    for axis, ids in axes.items():
+        array = array.compress(kept.mask(ids), axis=axis)
+    return array.tolist() if isinstance(constant, (list, tuple)) else array
 
 
 # Convolutions and dense layers.
@@ -194,236 +253,10 @@ def dense(trace, layer, x):
 
 
 @register_rule(layers.Embedding)
-def embedding(trace, layer, x):
+def embedding(trace, layer, x, *_, **__):
+    if x.varying:
+        trace.freeze(x.ids, f"looked up by '{layer.name}'")
     outs = trace.produce(layer.output_dim)
     trace.weight(layer.embeddings, writes={1: outs})
     trace.config("output_dim", outs)
     return trace.channels(outs, trace.shape)
-
-
-# Normalisation.
-
-
-@register_rule(layers.BatchNormalization)
-def batch_normalization(trace, layer, x, **_):
-    ids = trace.along(x, layer.axis, why=f"'{layer.name}' normalises another axis")
-    trace.weight(layer.gamma, follows={0: ids})
-    trace.weight(layer.beta, follows={0: ids})
-    trace.weight(layer.moving_mean, follows={0: ids}, statistic=True)
-    trace.weight(layer.moving_variance, follows={0: ids}, statistic=True)
-    return x
-
-
-@register_rule(
-    layers.LayerNormalization, layers.RMSNormalization, layers.UnitNormalization, layers.Softmax
-)
-def normalization_over_axes(trace, layer, x, **_):
-    axes = layer.axis if isinstance(layer.axis, (list, tuple)) else [layer.axis]
-    mix(trace, x, axes, type(layer).__name__)
-    return x
-
-
-@register_rule(layers.GroupNormalization)
-def group_normalization(trace, layer, x):
-    mix(trace, x, [layer.axis], "GroupNormalization")
-    return x
-
-
-@register_rule(layers.Normalization)
-def feature_normalization(trace, layer, x):
-    trace.freeze(x.ids, f"normalised by the fixed statistics of '{layer.name}'")
-    return x
-
-
-@register_rule(layers.Rescaling)
-def rescaling(trace, layer, x, **_):
-    if np.size(layer.scale) > 1 or np.size(layer.offset) > 1:
-        trace.freeze(x.ids, f"rescaled per channel by '{layer.name}'")
-    return x
-
-
-# Activations, noise, pooling, padding, resizing: ids pass through.
-
-
-@register_rule(
-    layers.ReLU,
-    layers.LeakyReLU,
-    layers.ELU,
-    layers.Dropout,
-    layers.SpatialDropout1D,
-    layers.SpatialDropout2D,
-    layers.SpatialDropout3D,
-    layers.GaussianDropout,
-    layers.GaussianNoise,
-    layers.AlphaDropout,
-    layers.ActivityRegularization,
-    layers.Identity,
-)
-def unary(trace, layer, x, **_):
-    return x
-
-
-@register_rule(layers.Activation)
-def activation_layer(trace, layer, x, **_):
-    activate(trace, layer.activation, x.ids, layer.name)
-    return x
-
-
-@register_rule(layers.PReLU)
-def prelu(trace, layer, x):
-    # The slopes have the tensor's shape without the batch, of length 1 along shared axes.
-    follows = {}
-    for axis, size in enumerate(layer.alpha.shape):
-        if size > 1 and axis + 1 in x.varying:
-            follows[axis] = x.ids.reshape(-1)
-    trace.weight(layer.alpha, follows=follows)
-    return x
-
-
-@register_rule(
-    layers.MaxPooling1D,
-    layers.MaxPooling2D,
-    layers.MaxPooling3D,
-    layers.AveragePooling1D,
-    layers.AveragePooling2D,
-    layers.AveragePooling3D,
-    layers.UpSampling1D,
-    layers.UpSampling2D,
-    layers.UpSampling3D,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.Cropping3D,
-    layers.Resizing,
-    layers.CenterCrop,
-)
-def spatial(trace, layer, x, **_):
-    return spread(trace, x)
-
-
-@register_rule(
-    layers.GlobalAveragePooling1D,
-    layers.GlobalAveragePooling2D,
-    layers.GlobalAveragePooling3D,
-    layers.GlobalMaxPooling1D,
-    layers.GlobalMaxPooling2D,
-    layers.GlobalMaxPooling3D,
-)
-def global_pooling(trace, layer, x, **_):
-    axis = channel_axis(layer)
-    ids = trace.along(x, axis, why=f"'{layer.name}' pools along them")
-    return trace.channels(ids, trace.shape, axis if layer.keepdims else -1)
-
-
-# Merging and reshaping.
-
-
-@register_rule(layers.Add, layers.Subtract, layers.Multiply, layers.Average)
-@register_rule(layers.Maximum, layers.Minimum)
-def merge(trace, layer, xs):
-    return trace.elementwise(*xs)
-
-
-def concatenate_ids(trace, xs, axis):
-    """Channels of a concatenation along `axis`."""
-    rank = len(trace.shape)
-    axis %= rank
-    varying = {a for x in xs for a in x.varying}
-    if varying <= {axis} and any(x.has_channels for x in xs):
-        parts = [np.broadcast_to(x.ids.reshape(-1), (x.shape[axis],)) for x in xs]
-        return trace.channels(np.concatenate(parts), trace.shape, axis)
-    # Along another axis than the channels: the parts share their channels.
-    first = trace.elementwise(*[Channels(x.ids, trace.shape) for x in xs])
-    return first
-
-
-@register_rule(layers.Concatenate)
-def concatenation(trace, layer, xs):
-    return concatenate_ids(trace, xs, layer.axis)
-
-
-def reshape_to(trace, x):
-    """`Channels` of `x` in the shape that the operation answers."""
-    answer = reshape_ids(x, trace.shape)
-    if answer is None:
-        trace.freeze(x.ids, f"reshaped together with an unknown size by '{trace.record.name}'")
-        answer = Channels(np.full((1,) * len(trace.shape), CONSTANT), trace.shape)
-    return trace.rectangular(answer)
-
-
-def resized(shape, answer, kept):
-    """`shape`, a setting that says how `answer` is shaped, with what is kept of the channels."""
-    shape = list(shape)
-    for axis in answer.varying:
-        shape[axis] = kept.count(answer.ids)
-    return tuple(shape)
-
-
-@register_rule(layers.Reshape)
-def reshape_layer(trace, layer, x):
-    answer = reshape_to(trace, x)
-    batch_and_target = (None, *layer.target_shape)
-    trace.config("target_shape", lambda kept: resized(batch_and_target, answer, kept)[1:])
-    return answer
-
-
-@register_rule(layers.Flatten)
-def flatten(trace, layer, x):
-    return reshape_to(trace, x)
-
-
-@register_rule(layers.Permute)
-def permute(trace, layer, x):
-    return Channels(np.transpose(x.ids, (0, *layer.dims)), trace.shape)
-
-
-@register_rule(layers.RepeatVector)
-def repeat_vector(trace, layer, x):
-    return Channels(x.ids[:, None, :], trace.shape)
-
-
-# Attention.
-
-
-@register_rule(layers.MultiHeadAttention)
-def multi_head_attention(trace, layer, query, value, key=None, **_):
-    """Heads stay; query and key share their channels within a head, value and projection theirs."""
-    key = value if key is None else key
-    why = f"'{layer.name}' attends over them"
-    given = {"query": query, "key": key, "value": value, "gate": query}
-    ins = {part: trace.along(x, -1, why=why) for part, x in given.items()}
-    tokens = {part: size_of(x.shape[:-1]) for part, x in given.items()}
-    heads, width = layer.num_heads, layer.key_dim
-    key_ids = trace.produce(width, "key_dim")
-    value_ids = trace.produce(layer.value_dim, "value_dim")
-    inner = {"query": key_ids, "key": key_ids, "value": value_ids, "gate": value_ids}
-
-    def rescale(kept):
-        # The layer divides by the root of its own key_dim, which the surgery changes.
-        return math.sqrt(kept.count(key_ids) / width)
-
-    for part in ("query", "key", "value", "gate"):
-        projection = getattr(layer, f"_{part}_dense", None)
-        if projection is None:
-            continue
-        scale = rescale if part == "query" else None
-        # Nothing but matrix products reads these channels: the twin zeroes them where they arise.
-        trace.weight(projection.kernel, reads={0: ins[part], 2: inner[part]}, scale=scale)
-        trace.weight(projection.bias, reads={1: inner[part]}, scale=scale)
-        trace.macs(tokens[part] * heads, ins[part], inner[part])
-    outs = trace.produce(trace.shape[-1])
-    trace.weight(layer.output_dense.kernel, reads={1: value_ids}, writes={2: outs})
-    trace.weight(layer.output_dense.bias, follows={0: outs})
-    attended = math.prod(key.shape[axis] or math.nan for axis in layer._attention_axes)
-    trace.macs(tokens["query"] * attended * heads, key_ids)
-    trace.macs(tokens["query"] * attended * heads, value_ids)
-    trace.macs(tokens["query"] * heads, value_ids, outs)
-    trace.config("key_dim", key_ids)
-    trace.config("value_dim", value_ids)
-    # The default is "as wide as the query", which the query need not stay.
-    trace.config("output_shape", lambda kept: (kept.count(outs),))
-    answers = [trace.channels(outs, trace.shape)]
-    answers += [Channels(np.full((1,) * len(s), CONSTANT), s) for s in trace.shapes[1:]]
-    return answers

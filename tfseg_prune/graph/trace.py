@@ -26,6 +26,7 @@ class Trace:
         self.edges = []
         self.frozen = []
         self.balanced = []
+        self.balanced_by = []
         self.unknown = []
         self.records = {}
         self.record = None
@@ -41,7 +42,7 @@ class Trace:
 
     def fresh(self, count, reason=None):
         """`count` new ids; with a `reason` they are frozen."""
-        ids = np.arange(self.num_ids, self.num_ids + count)
+        ids = np.arange(self.num_ids, self.num_ids + count, dtype=np.int32)
         self.num_ids += count
         if reason is not None:
             self.freeze(ids, reason)
@@ -70,6 +71,7 @@ class Trace:
     def balance(self, ids, groups):
         """Demands that every one of `groups` equal parts of `ids` keeps equally many."""
         self.balanced.append(np.reshape(ids, (groups, -1)))
+        self.balanced_by.append(self.record.name)
 
     def weight(
         self,
@@ -168,7 +170,7 @@ class Trace:
         for axis in x.varying:
             if axis != free:
                 first = np.take(first, [0], axis=axis)
-        self.unite(x.ids, np.broadcast_to(first, x.ids.shape))
+        self.meet(x.ids, np.broadcast_to(first, x.ids.shape))
         return Channels(first, x.shape)
 
     def elementwise(self, *xs):
@@ -177,36 +179,40 @@ class Trace:
         given = [x for x in xs if isinstance(x, Channels)]
         held = [x for x in given if x.has_channels]
         arrays = [x.ids.reshape((1,) * (rank - x.ids.ndim) + x.ids.shape) for x in held]
-        result = None
+        result, narrow = None, False
         widest = max((ids.size for ids in arrays), default=1)
         for ids in arrays:
             if ids.size == 1 < widest:
                 self.freeze(ids, "broadcast over the channels of another tensor")
+                narrow = True
             elif result is None:
                 result = ids
             else:
-                result = self._meet(result, ids)
+                result = self.meet(result, ids)
         if result is None:
             result = np.full((1,) * rank, CONSTANT)
-        if len(held) < len(given):
+        if narrow or len(held) < len(given):
             for x in given:
-                if x not in held:
+                if x.ids.size == 1 or x not in held:
                     self._meet_fixed(x, result)
         return Channels(result, self.shape)
 
-    def _meet(self, one, other):
+    def meet(self, one, other):
         """Unites two id arrays of an elementwise operation; answers those of the result."""
         if one.shape != other.shape:
             for crossing in (one, other):
                 self.freeze(crossing, "combined with channels along another axis")
             one, other = np.broadcast_arrays(one, other)
         if one.all() and other.all():
-            self.edges.append((one.reshape(-1), other.reshape(-1)))
-            return one
+            first, second = one.reshape(-1), other.reshape(-1)
+            self.edges.append((first, second))
+            # The older ids, so that a long chain of additions becomes a star, not a chain.
+            return one if first[0] <= second[0] else other
         self.unite(one, other)
         blank = one == CONSTANT
+        padded = blank != (other == CONSTANT)
         for met in (one, other):
-            self.freeze(met[blank != (other == CONSTANT)], "combined with channels that are padding")
+            self.freeze(met[padded], "combined with channels that are padding")
         return np.where(blank, other, one)
 
     def _meet_fixed(self, x, ids):
@@ -214,6 +220,14 @@ class Trace:
         sizes = (1,) * (ids.ndim - len(x.shape)) + tuple(x.shape)
         if any(own > 1 and size != 1 for own, size in zip(ids.shape, sizes)):
             self.freeze(ids, "combined with a tensor whose width is fixed")
+
+    def keep_whole(self, why):
+        """Freezes all that the operation touches; answers frozen channels.
+
+        Args:
+            why: Ends the sentence "touched by 'x', a LSTM ...".
+        """
+        return self._whole(self.record.inputs, why)
 
     # The walk.
 
@@ -225,12 +239,13 @@ class Trace:
         graph = functional(model)
         tensors = {id(t): channels for t, channels in zip(graph.inputs, inputs)}
         for node in walk(model):
-            answers = self._apply(node, tensors, prefix)
+            answers = self.apply(node, tensors, prefix)
             for tensor, channels in zip(node.outputs, answers):
                 tensors[id(tensor)] = channels
         return [tensors[id(t)] for t in graph.outputs]
 
-    def _apply(self, node, tensors, prefix):
+    def apply(self, node, tensors, prefix=""):
+        """Lets ids flow through one call: `{id(tensor): Channels}` to the call's `Channels`."""
         operation = node.operation
         given = [tensors[id(tensor)] for tensor in node.arguments.keras_tensors]
         seen = self.records.get(id(operation))
@@ -265,20 +280,25 @@ class Trace:
                 answers = self._whole(given, "that changes the number of channels")
         self.record, self.shapes = outer
         record.outputs = [self.rectangular(answer) for answer in answers]
+        seen.calls.append(record.outputs)
         if record is not seen:
             self._merge(seen, record)
         return record.outputs
 
     def _merge(self, seen, again):
         """Unites what two calls of one operation do to its weights and settings."""
-        for first, now in zip(seen.slots, again.slots):
-            for axis, ids in first.axes.items():
-                self._same(ids, now.axes[axis])
-        for name, ids in seen.produced.items():
-            self.unite(ids, again.produced[name])
-        if seen.config or seen.call:
+        nothing = np.zeros(0, int)  # where the channels run along other axes than in the first call
+        calls = [
+            {(id(slot.variable), axis): ids for slot in record.slots for axis, ids in slot.axes.items()}
+            | record.produced
+            for record in (seen, again)
+        ]
+        for key in {**calls[0], **calls[1]}:
+            self._same(*(call.get(key, nothing) for call in calls))
+        if seen.config or seen.call or seen.contracts or again.contracts:
             for first, now in zip(seen.inputs, again.inputs):
                 self._same(first.ids, now.ids)
+        seen.contracts |= again.contracts
         seen.macs.extend(again.macs)
 
     def _same(self, first, again):
@@ -315,7 +335,7 @@ def _first_by_position(operation, args, kwargs):
 
 
 def _fill_in(arguments, tensors):
-    """A call's arguments with `Channels` for tensors; much quicker than Keras for a list of them."""
+    """A call's arguments with `Channels` for tensors, quicker than Keras for a list of them."""
     args, kwargs, given = arguments.args, arguments.kwargs, arguments.keras_tensors
     if len(given) == 1 and args and args[0] is given[0]:
         return (tensors[id(args[0])], *args[1:]), kwargs

@@ -1,37 +1,10 @@
-"""Small networks, one per way in which channels can be coupled."""
+"""Networks that couple channels: sums, concatenations, groups, shared layers, models in models."""
 
 import keras
 import numpy as np
 from keras import layers, ops
 
-NETS = {}
-
-
-def net(build):
-    NETS[build.__name__] = build
-    return build
-
-
-def conv(x, filters, size=3, **options):
-    x = layers.Conv2D(filters, size, padding="same", **options)(x)
-    return layers.ReLU()(layers.BatchNormalization()(x))
-
-
-def image(channels=3, size=8):
-    return keras.Input((size, size, channels))
-
-
-def scramble(model, seed=0):
-    """Random weights and statistics everywhere, so that no difference hides behind a zero."""
-    rng = np.random.default_rng(seed)
-    for variable in model.variables:
-        if "int" in str(variable.dtype):
-            continue
-        value = rng.normal(scale=0.5, size=variable.shape)
-        if "variance" in variable.path:
-            value = np.abs(value) + 0.5
-        variable.assign(value)
-    return model
+from tests.graph.nets.base import conv, image, net
 
 
 @net
@@ -313,3 +286,44 @@ def one_input_many_sizes():
     x = conv(i, 8)
     y = layers.UpSampling2D(2, interpolation="bilinear")(conv(layers.AveragePooling2D(2)(x), 8))
     return keras.Model(i, layers.Conv2D(4, 1)(layers.Maximum()([x, y])))
+
+
+@net
+def models_in_models_in_models():
+    inner_in = image(8)
+    inner = keras.Model(inner_in, conv(conv(inner_in, 6), 8))
+    middle_in = image(8)
+    middle = keras.Model(middle_in, [inner(conv(inner(middle_in), 8)), conv(middle_in, 5)])
+    outer_in = image(8)
+    a, b = middle(outer_in)
+    outer = keras.Model(outer_in, conv(a, 8) + middle(conv(b, 8))[0])
+    i = image()
+    return keras.Model(i, layers.Conv2D(4, 1)(outer(conv(outer(conv(i, 8)), 8))))
+
+
+@net
+def outputs_of_every_kind():
+    """An input, one tensor twice, the answers of a nested model, and what others read on."""
+    i, j = image(), image(5)
+    inner_in = image(8)
+    inner = keras.Model(inner_in, [conv(inner_in, 6), conv(inner_in, 7)])
+    a, b = inner(conv(i, 8))
+    x = layers.Concatenate()([conv(a, 9), layers.Conv2D(9, 1)(j), b])
+    return keras.Model([i, j], [j, b, layers.Conv2D(4, 1)(x), b, conv(layers.Conv2D(5, 1)(b), 3)])
+
+
+@net
+def inputs_meet_features():
+    i, j = image(6), image()
+    x = layers.Concatenate()([i, conv(j, 7), j])
+    return keras.Model([i, j], layers.Conv2D(4, 1)(conv(x, 8) + conv(conv(j, 6) * i, 8)))
+
+
+@net
+def one_convolution_on_three_tensors():
+    i = image()
+    stem = conv(i, 8)
+    shared, normalization = layers.Conv2D(8, 3, padding="same"), layers.BatchNormalization()
+    a = normalization(shared(stem))
+    b = normalization(shared(layers.ReLU()(a)))
+    return keras.Model(i, layers.Conv2D(4, 1)(layers.Concatenate()([a, b, shared(conv(i, 8))])))

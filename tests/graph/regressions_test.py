@@ -1,0 +1,109 @@
+"""What went wrong once: most of it found by random graphs (`tests.graph.random_models`)."""
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from tests.graph.nets import conv, image, scramble
+from tests.graph.properties import check_pruning
+from tests.graph.recount import recount
+from tfseg_prune.graph import ChannelGraph, PruningPlan, check_equal, cost, masked_twin, shrink
+
+
+def pruned(model, **dropped):
+    """(model, plan, smaller model) with these channels of these layers dropped."""
+    scramble(model)
+    graph = ChannelGraph(model)
+    keep = np.ones(graph.num_units, bool)
+    for name, channels in dropped.items():
+        keep[graph.producers[name][list(channels)]] = False
+    plan = PruningPlan.from_units(graph, keep)
+    return model, plan, shrink(model, plan)
+
+
+def test_names_of_a_loaded_model_do_not_meet_those_of_new_operations(tmp_path):
+    """A new process counts Keras' own names from 0, also those that a file has used already."""
+    i = image()
+    x = layers.Reshape((64, 12))(conv(i, 12))
+    x = ops.reshape(x, (-1, 8, 8, 12))  # rebuilt by a new `ops.reshape`
+    scores = ops.matmul(x, ops.transpose(x * 2.0, (0, 1, 3, 2)))  # its twin multiplies by masks
+    model = scramble(keras.Model(i, layers.Conv2D(4, 1)(ops.matmul(scores, x))))
+    model.save(tmp_path / "model.keras")
+    keras.backend.clear_session()
+    loaded = keras.saving.load_model(tmp_path / "model.keras")
+    names = [operation.name for operation in loaded.operations]
+    graph = ChannelGraph(loaded)
+    keep = np.ones(graph.num_units, bool)
+    keep[graph.producers["conv2d"][:5]] = False
+    plan = PruningPlan.from_units(graph, keep)
+    small = shrink(loaded, plan)
+    assert [operation.name for operation in small.operations] == names
+    check_equal(masked_twin(loaded, plan), small)
+
+
+def test_every_part_of_a_split_keeps_a_channel():
+    """Not every operation takes a tensor without channels: `Resizing` doesn't."""
+    i = image()
+    a, b = ops.split(layers.Conv2D(8, 1, name="halves")(i), [3], axis=-1)
+    a = layers.Resizing(4, 4)(a)
+    b = layers.MaxPooling2D(2)(b)
+    model = keras.Model(i, layers.Conv2D(4, 1)(layers.Concatenate()([a, b])))
+    with pytest.raises(ValueError, match="would read no channel"):
+        pruned(model, halves=[0, 1, 2])
+    pruned(model, halves=[0, 1, 4])
+
+
+@pytest.mark.parametrize("pick", [lambda x: x[..., 5:], lambda x: ops.take(x, [6, 1], axis=-1)])
+def test_every_slice_keeps_a_channel(pick):
+    i = image()
+    x = layers.Conv2D(8, 1, name="sliced")(i)
+    y = layers.Resizing(8, 8)(pick(x))
+    model = keras.Model(i, layers.Conv2D(4, 1)(layers.Concatenate()([x, y])))
+    with pytest.raises(ValueError, match="would read no channel"):
+        pruned(model, sliced=[1, 5, 6, 7])
+    pruned(model, sliced=[1, 5, 7])
+
+
+def test_padding_that_meets_channels_in_a_reshape_stays_with_them():
+    """Rows of a reshape that hold padding and channels have one width, so the channels stay."""
+    i = image()
+    x = layers.Conv2D(5, 1, name="padded")(i)
+    x = ops.pad(x, ((0, 0), (0, 0), (0, 0), (2, 1)))
+    x = layers.Permute((1, 3, 2))(layers.Reshape((64, 2, 4))(x))
+    x = layers.Reshape((8, 8, 8))(x)
+    model = scramble(keras.Model(i, layers.Conv2D(4, 1)(x)))
+    graph = ChannelGraph(model)
+    # The rows are [0 0 a b] and [c d e 0]: only a and e meet each other.
+    assert graph.prunable[graph.producers["padded"]].tolist() == [True, False, False, False, True]
+    pruned(model, padded=[0, 4])
+
+
+def test_statistics_are_no_parameters_whatever_axis_they_follow():
+    i = image()
+    x = layers.BatchNormalization(axis=1)(layers.Conv2D(6, 1)(i))
+    model = keras.Model(i, layers.Conv2D(4, 1)(x))
+    assert (cost(model).macs, cost(model).params) == recount(model)
+
+
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_layer_that_is_called_along_channels_and_along_places(first):
+    """In one call its kernel reads channels, in the other places, whose number is fixed."""
+    i = keras.Input((8, 3))
+    x = layers.Dense(8, name="x")(i)
+    shared = layers.Dense(8)
+    along = [lambda: shared(x), lambda: layers.Permute((2, 1))(shared(layers.Permute((2, 1))(x)))]
+    y = layers.Add()([along[first](), along[1 - first]()])
+    model = scramble(keras.Model(i, layers.Dense(3)(layers.Dense(6)(y))))
+    for seed in range(2):
+        check_pruning(model, seed)
+
+
+def test_a_normalization_that_is_called_along_channels_and_along_places():
+    i = keras.Input((8, 3))
+    x = layers.Dense(8)(i)
+    shared = layers.BatchNormalization()
+    y = layers.Permute((2, 1))(shared(layers.Permute((2, 1))(x)))
+    model = scramble(keras.Model(i, layers.Dense(3)(layers.Concatenate()([shared(x), y]))))
+    for seed in range(2):
+        check_pruning(model, seed)
