@@ -172,6 +172,24 @@ def test_a_model_of_ones_own_is_pruned_without_a_config(cli, model, tmp_path, ki
     np.testing.assert_allclose(again(images), small(images), rtol=1e-5, atol=1e-4)
 
 
+def test_dropped_channels_may_leave_their_constants(cli, tmp_path):
+    i = keras.Input((32, 48, 3))
+    x = keras.layers.BatchNormalization(beta_initializer="ones")(keras.layers.Conv2D(8, 3)(i))
+    model = keras.Model(i, keras.layers.Conv2D(4, 1, name="logits")(x))
+    model.save(tmp_path / "mine.keras")
+    biases = {}
+    for mode in ("none", "exact", "beta"):
+        answer = cli(
+            *("prune", "--model=mine.keras", "--macs=0.5", "--out=small.keras"),
+            f"--fold_constants={mode}",
+        )
+        assert answer.status == 0, answer.err
+        small = files.load_model(tmp_path / "small.keras")
+        biases[mode] = np.asarray(small.get_layer("logits").bias)
+    np.testing.assert_array_equal(biases["none"], biases["exact"])  # no gamma is 0
+    assert np.abs(biases["beta"] - biases["none"]).min() > 0
+
+
 def test_absolute_budgets_may_be_written_with_an_exponent(cli, model, tmp_path):
     macs = tsp.cost(model).macs
     reached = []
@@ -194,6 +212,47 @@ def test_export_and_bench_on_files_of_ones_own(cli, model, tmp_path):
     answer = cli("bench", "a.tflite", "b.tflite", "--out=bench.json", "--threads=1")
     assert answer.status == 0 and "p50" in answer.out and "ratio" in answer.out
     assert len(json.loads((tmp_path / "bench.json").read_text())["results"]) == 2
+
+
+def test_inspect_says_what_can_be_pruned_and_what_not(cli, model, tmp_path):
+    answer = cli("inspect", "--model=mine.keras")
+    assert answer.status == 0, answer.err
+    assert os.listdir(tmp_path) == ["mine.keras"]
+    macs = tsp.cost(model).macs
+    for text in ("first", "second", "logits", "a model output", f"{macs:,}", "100.0 %"):
+        assert text in answer.out
+    answer = cli("inspect", "--model=mine.keras", "--json", "--out=coupling.html")
+    assert answer.status == 0 and json.loads(answer.out)["macs"] == macs
+    drawn = (tmp_path / "coupling.html").read_text()
+    for name in ("first", "second", "logits"):
+        assert drawn.count(f'data-name="{name}"') == 1
+    assert "coupling.html" in cli("inspect", "--model=mine.keras", "--out=coupling.html").out
+
+
+def test_inspect_takes_a_model_of_open_input_size(cli, tmp_path):
+    images = keras.Input((None, None, 3))
+    x = keras.layers.Conv2D(16, 3, name="first")(images)
+    keras.Model(images, keras.layers.Conv2D(4, 1)(x)).save(tmp_path / "open.keras")
+    answer = cli("inspect", "--model=open.keras")
+    assert answer.status == 0 and "input size is open" in answer.out and "first" in answer.out
+
+
+@keras.saving.register_keras_serializable("tests")
+class Subclassed(keras.Model):
+    def __init__(self, **options):
+        super().__init__(**options)
+        self.layer = keras.layers.Dense(2)
+
+    def call(self, x):
+        return self.layer(x)
+
+
+def test_inspect_says_of_a_subclassed_model_what_to_do(refused, tmp_path):
+    built = Subclassed()
+    built(np.zeros((1, 3)))
+    built.save(tmp_path / "sub.keras")
+    message = refused("inspect", "--model=sub.keras", "--out=c.html")
+    assert re.search("Only functional Keras models.*subclassed.*Remedy", message)
 
 
 PRUNE = ("prune", "--model=mine.keras", "--out=small.keras")
@@ -236,6 +295,13 @@ PRUNE = ("prune", "--model=mine.keras", "--out=small.keras")
         (("prune", "--model=mine.keras", "--macs=0.5", "--out=no/s.keras"), "existing folder"),
         (("prune", "--model=no.keras", "--macs=0.5", "--out=s.keras"), "no.keras', which does not"),
         (("prune", "--model=cut.keras", "--macs=0.5", "--out=s.keras"), "cut.keras.*cut off"),
+        (("inspect",), "no --model\n"),
+        (("inspect", "--model=no.keras"), "no.keras', which does not exist"),
+        (("inspect", "--model=cut.keras"), "cut.keras.*cut off"),
+        (("inspect", "--model=mine.keras", "--out=c.svg"), r"ends in \.html"),
+        (("inspect", "--model=mine.keras", "--out=no/c.html"), "existing folder"),
+        (("inspect", "--model=mine.keras", "--macs=0.5"), "no use for --macs"),
+        (("inspect", "--model=mine.keras", "extra"), "only flags.*extra"),
         (("export", "--model=mine.keras", "--out=a.txt"), r"ends in \.tflite"),
         (("export", "--model=mine.keras", "--out=a.tflite", "--precision=int8"), "--images"),
         (("export", "--model=mine.keras", "--out=a.tflite", "--precision=int4"), "int8"),
@@ -322,6 +388,10 @@ def test_a_config_that_is_not_there_is_named(refused, tmp_path):
     assert "'no.py', which is no file" in refused("run", "--config=no.py", "--workdir=w")
     assert "'', which is no file" in refused("run", "--workdir=w", "--config")
     assert "no file" in refused("run", f"--config={tmp_path}", "--workdir=w")
+
+
+def test_inspect_takes_no_config(refused, config):
+    assert "--model=FILE.keras" in refused("inspect", config, may_make=["__pycache__"])
 
 
 def test_a_stage_before_its_time_is_one_clear_message(refused, config, tmp_path):

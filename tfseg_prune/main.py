@@ -7,6 +7,8 @@
 
 Without a config, on files of your own:
 
+  tfseg-prune inspect --model=mine.keras [--out=coupling.html] [--json]
+                                                          what can be pruned, what can't, and why
   tfseg-prune prune   --model=mine.keras --macs=0.5 --out=small.keras
   tfseg-prune export  --model=small.keras --out=small.tflite [--precision=float16]
   tfseg-prune bench   dense.tflite small.tflite [--out=bench.json]
@@ -26,7 +28,7 @@ import traceback
 from absl import app, flags
 from ml_collections import config_dict, config_flags
 
-VERBS = ("run", "train", "prune", "finetune", "export", "bench", "report")
+VERBS = ("run", "train", "prune", "finetune", "export", "bench", "report", "inspect")
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Config file of a run.", lock_config=True)
@@ -35,6 +37,7 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set: confi
 _WEIGHTS = flags.DEFINE_string("weights", None, "Backbone weights, .npz: config.model.weights.")
 _MODEL = flags.DEFINE_string("model", None, "A .keras file of your own.")
 _OUT = flags.DEFINE_string("out", None, "File to write.")
+_JSON = flags.DEFINE_boolean("json", False, "inspect: print all of it as JSON, in place of tables.")
 _PLAN = flags.DEFINE_string("plan", None, "prune: also write the plan as JSON.")
 _MACS = flags.DEFINE_string("macs", None, "prune: MACs that stay: 0.5, or a whole number.")
 _PARAMS = flags.DEFINE_string("params", None, "prune: parameters that stay, likewise.")
@@ -51,6 +54,12 @@ _EXCLUDE = flags.DEFINE_multi_string(
     "exclude", [], "prune: regular expression for names of layers to keep whole. May repeat."
 )
 _SEED = flags.DEFINE_integer("seed", 0, "prune: seed of the random criterion.", lower_bound=0)
+_FOLD = flags.DEFINE_enum(
+    "fold_constants",
+    "none",
+    ["none", "exact", "beta"],
+    "prune: constants of dropped channels stay in what reads them: none, exact (gamma 0), beta.",
+)
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
@@ -71,8 +80,9 @@ _THREADS = flags.DEFINE_integer("threads", 1, "bench: CPU threads.", lower_bound
 
 # The flags that a verb takes without a config; any other would be passed over in silence.
 _OWN_FLAGS = {
+    "inspect": (_MODEL, _OUT, _JSON),
     "prune": (_MODEL, _OUT, _PLAN, _MACS, _PARAMS, _CRITERION, _RANKING, _SCOPE, _ALIGN, _FLOOR)
-    + (_EXCLUDE, _SEED),
+    + (_EXCLUDE, _SEED, _FOLD),
     "export": (_MODEL, _OUT, _PRECISION, _TAIL, _IMAGES, _SCALE, _OFFSET),
     "bench": (_OUT, _THREADS),
 }
@@ -91,6 +101,10 @@ def main(argv, config_path=None):
             f"'{verb}' runs on a config. Expected: --config=FILE and --workdir=FOLDER."
             " Received: no --config"
         )
+    if config_path is not None and verb == "inspect":
+        raise app.UsageError(
+            "'inspect' looks at a file. Expected: --model=FILE.keras. Received: --config"
+        )
     if rest and (config_path is not None or verb != "bench"):
         raise app.UsageError(
             f"'{verb}' takes only flags here. Expected: --name=value. Received: {' '.join(rest)}"
@@ -108,7 +122,8 @@ def main(argv, config_path=None):
         )
     if config_path is not None:
         return _run_config(verb, config_path)
-    return {"prune": _prune, "export": _export, "bench": _bench}[verb](rest)
+    on_files = {"inspect": _inspect, "prune": _prune, "export": _export, "bench": _bench}
+    return on_files[verb](rest)
 
 
 def _run_config(verb, config_path):
@@ -159,9 +174,10 @@ def _number(flag):
 def _required(verb, *wanted):
     missing = [f"--{flag.name}" for flag in wanted if not flag.value]
     if missing:
+        instead = "" if verb == "inspect" else ", or --config and --workdir"
         raise app.UsageError(
-            f"'{verb}' lacks a flag. Expected: {', '.join(f'--{flag.name}' for flag in wanted)}, or"
-            f" --config and --workdir. Received: no {', '.join(missing)}"
+            f"'{verb}' lacks a flag. Expected: {', '.join(f'--{flag.name}' for flag in wanted)}"
+            f"{instead}. Received: no {', '.join(missing)}"
         )
 
 
@@ -172,6 +188,25 @@ def _writable(flag, suffix):
             f"--{flag.name} can't be written. Expected: a file that ends in {suffix}, in an"
             f" existing folder. Received: '{path}'"
         )
+
+
+def _inspect(_):
+    _required("inspect", _MODEL)
+    if _OUT.value:
+        _writable(_OUT, ".html")
+    _import_keras()
+    import tfseg_prune as tsp
+    from tfseg_prune.pipeline import files
+    from tfseg_prune.report import coupling, inspection
+
+    found = tsp.inspect(files.load_model(_MODEL.value))
+    if _OUT.value:
+        coupling.write_coupling(found, _OUT.value)
+    if _JSON.value:
+        print(found.to_json(), end="")
+        return
+    inspection.print_inspection(found)
+    print(f"\nWritten: {_OUT.value}" if _OUT.value else "\nWith --out=coupling.html as a picture.")
 
 
 def _prune(_):
@@ -208,7 +243,7 @@ def _prune(_):
         exclude=_EXCLUDE.value,
         seed=_SEED.value,
     )
-    small = tsp.shrink(model, plan)
+    small = tsp.shrink(model, plan, fold_constants=_FOLD.value)
     widths = {name: (plan.widths[name], len(kept)) for name, kept in plan.keep.items()}
     table.print_layers(tsp.cost(model), tsp.cost(small), widths)
     if _PLAN.value:

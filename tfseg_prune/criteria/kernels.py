@@ -3,6 +3,9 @@
 import numpy as np
 from keras import ops
 
+# Elements that are converted at a time: what fits a processor's cache.
+_PIECE = 2**16
+
 
 def channel_norms(graph, order):
     """{producing layer: p-norm of the weights that write each of its channels}.
@@ -25,8 +28,17 @@ def channel_norms(graph, order):
                     if axis_ids is not ids:
                         continue
                     weight = record.operation.weights[slot.index] if weight is None else weight
-                    values = np.abs(np.asarray(ops.convert_to_numpy(weight), "float64")) ** order
-                    powers += values.sum(axis=tuple(a for a in range(values.ndim) if a != axis))
+                    powers += _sums_of_powers(np.asarray(ops.convert_to_numpy(weight)), axis, order)
                     found = True
             scores[name] = powers ** (1 / order) if found else np.full(len(ids), np.nan)
     return scores
+
+
+def _sums_of_powers(values, axis, order):
+    """`sum |values|^order` over all axes but one, in float64 without a copy of a large kernel."""
+    rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+    step = max(1, _PIECE // rows.shape[1])
+    sums = np.zeros(rows.shape[1])
+    for start in range(0, len(rows), step):
+        sums += (np.abs(rows[start : start + step].astype("float64")) ** order).sum(axis=0)
+    return sums

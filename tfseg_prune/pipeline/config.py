@@ -7,6 +7,7 @@ from ml_collections import config_dict
 
 from tfseg_prune import criteria
 from tfseg_prune.deploy.parity import THRESHOLDS
+from tfseg_prune.graph.fold import MODES as FOLD_MODES
 from tfseg_prune.search.budget import RANKINGS
 
 
@@ -66,6 +67,9 @@ def default_config():
     config.pruning.align = 8
     config.pruning.floor = 0.1
     config.pruning.exclude = ()  # regular expressions for layer names
+    # Constants of dropped channels stay in what reads them: none, exact (where gamma is 0) or beta
+    # (as if it were). Recalibration sets the means of batch normalisations anew in any case.
+    config.pruning.fold_constants = "none"
 
     config.finetune = config_dict.ConfigDict()
     config.finetune.epochs = 20
@@ -229,6 +233,7 @@ def _senseless(config):
     yield from one_of("train.optimizer", ("adamw", "sgd"))
     yield from one_of("pruning.criterion", criteria.names())
     yield from one_of("pruning.ranking", RANKINGS)
+    yield from one_of("pruning.fold_constants", FOLD_MODES)
     yield from one_of("export.tail", ("logits", "upsampled", "argmax"))
     yield from ruled(
         f"some of {', '.join(config.export.thresholds)}, each once",

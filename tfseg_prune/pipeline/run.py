@@ -290,7 +290,7 @@ class _Run:
         def work(key):
             model = files.load_model(self.store.path("base.keras"))
             plan = self._plan(model)
-            small = graph.shrink(model, plan)
+            small = graph.shrink(model, plan, fold_constants=self.config.pruning.fold_constants)
             if self.config.finetune.recalibrate:
                 training.recalibrate(
                     small, self._train_batches(), steps=self.config.finetune.recalibrate

@@ -35,12 +35,7 @@ def summarise(store, results, config, dataset, *, command):
     }
     summary = {
         "name": config.name,
-        "command": command,
-        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
-        "commit": _commit(),
-        "seed": config.seed,
-        "versions": _versions(),
-        "machine": f"{host.cpu_name()}, {host.device().cores} cores",
+        **provenance(command=command, seed=config.seed),
         "dataset": {
             "name": dataset.name,
             "split": "test",
@@ -98,6 +93,26 @@ def summarise(store, results, config, dataset, *, command):
         for name, kept in plan.keep.items()
     ]
     return summary
+
+
+def provenance(*, command, seed):
+    """Where figures come from: what every result says beside them.
+
+    Args:
+        command: The command line that measured them.
+        seed: Its seed.
+
+    Returns:
+        Plain values `command`, `date`, `commit`, `seed`, `versions` and `machine`.
+    """
+    return {
+        "command": command,
+        "date": datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
+        "commit": _commit(),
+        "seed": seed,
+        "versions": _versions(),
+        "machine": f"{host.cpu_name()}, {host.device().cores} cores",
+    }
 
 
 def _commit():

@@ -1,0 +1,135 @@
+"""Committed results say where they come from and can be shown; the limits judge as they say."""
+
+import copy
+import importlib.util
+import itertools
+import json
+import pathlib
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+HERE = pathlib.Path(__file__).parents[1] / "benchmarks"
+RESULTS = sorted((HERE / "results").glob("*.json"))
+
+BUDGET = {
+    "macs": [1_000_000, 500_000],
+    "budget_error": 0.0,
+    "plan_s": {"median": 0.1},
+    "shrink_s": {"median": 3.0},
+    "keras_s": {"median": 2.5},
+    "difference": 1e-6,
+    "loaded_difference": 0.0,
+}
+CASE = {
+    "graph_ms": {"median": 10.0},
+    "prunable": {"share": 0.9, "reasons": {"mixed by LayerNormalization": 5}},
+    "budgets": {"0.5": BUDGET},
+}
+
+
+@pytest.fixture
+def scripts(monkeypatch):
+    monkeypatch.syspath_prepend(str(HERE))
+
+
+@pytest.fixture
+def coverage(scripts):
+    # Not by `import`: the package that measures how much of the code tests run has its name.
+    spec = importlib.util.spec_from_file_location("coverage_of_networks", HERE / "coverage.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.mark.parametrize("path", RESULTS, ids=lambda path: path.stem)
+def test_results_say_where_they_come_from(path):
+    result = json.loads(path.read_text())
+    for key in ("command", "commit", "versions", "machine", "date"):
+        assert result[key], key
+    assert isinstance(result["seed"], int)
+    assert not result["commit"].endswith("-dirty"), "no commit holds the code that was measured"
+
+
+def test_one_command_prints_every_result():
+    command = [sys.executable, str(HERE / "show.py"), *map(str, RESULTS)]
+    out = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    for path in RESULTS:
+        assert json.loads(path.read_text())["date"] in out, path.name
+
+
+@pytest.mark.parametrize(
+    "where, value, limit",
+    [
+        (("graph_ms", "median"), 26.0, "graph_ms"),
+        (("budgets", "0.5", "shrink_s", "median"), 4.6, "surgery_s"),
+        (("budgets", "0.5", "budget_error"), 0.011, "budget_error"),
+        (("budgets", "0.5", "difference"), 1.1e-5, "difference"),
+        (("budgets", "0.5", "loaded_difference"), 1e-9, "loaded_difference"),
+    ],
+)
+def test_a_row_misses_a_limit_if_any_of_its_cases_does(coverage, where, value, limit):
+    row = {"name": "VGG16", "cases": {"with top": CASE, "without top": copy.deepcopy(CASE)}}
+    assert all(coverage.judge(row)["passes"].values())
+    *path, last = where
+    figures = row["cases"]["without top"]
+    for key in path:
+        figures = figures[key]
+    figures[last] = value
+    passes = coverage.judge(row)["passes"]
+    assert [key for key, met in passes.items() if not met] == [limit]
+
+
+def test_only_segmentation_networks_have_a_limit_on_what_is_prunable(coverage):
+    judged = coverage.judge({"name": "UNet", "cases": {"whole": CASE}})
+    assert not judged["passes"]["prunable"]
+    assert "prunable" not in coverage.judge({"name": "VGG16", "cases": {"x": CASE}})["passes"]
+
+
+def test_an_error_anywhere_fails_the_row(coverage):
+    row = {"name": "VGG16", "cases": {"with top": CASE, "without top": {"error": "no rule"}}}
+    assert coverage.judge(row)["error"] == "no rule"
+
+
+def small_network():
+    i = keras.Input((16, 16, 3))
+    x = layers.BatchNormalization()(layers.Conv2D(6, 3)(i))
+    x = layers.GlobalAveragePooling2D()(layers.ReLU()(x))
+    return keras.Model(i, layers.Dense(5, activation="softmax")(x))
+
+
+def test_random_weights_hide_nothing(scripts):
+    import networks
+
+    model = small_network()
+    images = networks.random_images(model)
+    networks.randomise(model, images)
+    for variable in model.variables:
+        assert np.std(variable) > 1e-3, variable.path
+    answers = np.asarray(model(images, training=False))
+    assert 0.1 < np.log(answers).std() < 3
+
+
+def test_the_time_of_keras_is_that_of_construction_and_leaves_keras_as_it_was(scripts, monkeypatch):
+    import keras_time
+
+    # A clock that goes on by one whenever it is read counts what is timed.
+    clock = itertools.count()
+    monkeypatch.setattr(keras_time.time, "perf_counter", lambda: next(clock))
+    before = layers.Layer.__call__, layers.Layer.__new__
+    model = small_network()
+    config = model.layers[-1].get_config()
+    with keras_time.KerasTime() as timed:
+        layer = layers.Dense.from_config(config)
+        assert timed.seconds == 1, "what is constructed inside is not counted again"
+        layer(model.layers[-2].output)
+        assert timed.seconds == 2
+        model(np.zeros((1, 16, 16, 3), "float32"))
+        assert timed.seconds == 2, "calls on values are no construction"
+        keras.Model(model.inputs, model.outputs)
+        assert timed.seconds > 2
+    assert before == (layers.Layer.__call__, layers.Layer.__new__)
