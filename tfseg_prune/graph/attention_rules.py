@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from keras import layers
 
 from tfseg_prune.graph.ids import Channels, size_of
@@ -50,6 +51,9 @@ def multi_head_attention(trace, layer, query, value, key=None, *others, **named)
     key_ids = trace.produce(width, "key_dim")
     value_ids = trace.produce(layer.value_dim, "value_dim")
     inner = {"query": key_ids, "key": key_ids, "value": value_ids, "gate": value_ids}
+    if len(key_ids) == len(value_ids):
+        # The fused attention of some backends (JAX) wants them equally wide.
+        trace.balance(np.concatenate([key_ids, value_ids]), 2)
 
     def rescale(kept):
         # The layer divides by the root of its own key_dim, which the surgery changes.

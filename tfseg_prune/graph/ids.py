@@ -120,6 +120,14 @@ class OpRecord:
         return {id(weight): index for index, weight in enumerate(self.operation.weights)}
 
     @property
+    def places(self):
+        """{place: ids} of all that a call writes and reads, to compare it with another call."""
+        found = dict(self.produced)
+        for slot in self.slots:
+            found.update({(id(slot.variable), axis): ids for axis, ids in slot.axes.items()})
+        return found
+
+    @property
     def read_sets(self):
         """Arrays of ids, of each of which at least one must stay for the operation to exist."""
         sets = [ids for slot in self.slots for ids in slot.reads.values()]

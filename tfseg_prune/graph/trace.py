@@ -288,13 +288,9 @@ class Trace:
     def _merge(self, seen, again):
         """Unites what two calls of one operation do to its weights and settings."""
         nothing = np.zeros(0, int)  # where the channels run along other axes than in the first call
-        calls = [
-            {(id(slot.variable), axis): ids for slot in record.slots for axis, ids in slot.axes.items()}
-            | record.produced
-            for record in (seen, again)
-        ]
-        for key in {**calls[0], **calls[1]}:
-            self._same(*(call.get(key, nothing) for call in calls))
+        first, now = seen.places, again.places
+        for place in {**first, **now}:
+            self._same(first.get(place, nothing), now.get(place, nothing))
         if seen.config or seen.call or seen.contracts or again.contracts:
             for first, now in zip(seen.inputs, again.inputs):
                 self._same(first.ids, now.ids)

@@ -19,7 +19,7 @@ def answer(i, x):
 @net
 def attention_with_a_gate():
     i, x = tokens()
-    y = layers.MultiHeadAttention(2, 6, value_dim=5, use_gate=True, use_bias=False)(x, x)
+    y = layers.MultiHeadAttention(2, 6, use_gate=True, use_bias=False)(x, x)
     return answer(i, x + y)
 
 

@@ -41,7 +41,7 @@ def chosen_by_a_condition():
     x = ops.where(ops.greater(a, b), a, numbers(8))
     x = ops.where(ops.logical_and(x > 0.2, ops.isfinite(x)), x, ops.zeros_like(x))
     mask = ops.cast(ops.less_equal(conv(i, 1), 0.3), "float32")
-    return head(i, x * mask + ops.where(a == b, 0.0, 1.0) * ops.ones_like(b))
+    return head(i, x * mask + ops.where(ops.equal(a, b), 0.0, 1.0) * ops.ones_like(b))
 
 
 @net
