@@ -18,13 +18,16 @@ class Channels:
             doesn't change, and of the tensor's length elsewhere.
         shape: The tensor's shape, `None` where it isn't known.
         varying: The axes along which the ids change.
+        per_image: Entries of the first axis per image: more than one of windows, say, that a
+            reshape moved into the batch.
     """
 
-    __slots__ = ("ids", "shape", "varying")
+    __slots__ = ("ids", "shape", "varying", "per_image")
 
     def __init__(self, ids, shape):
         self.ids = ids
         self.shape = shape
+        self.per_image = 1
         self.varying = [axis for axis, size in enumerate(ids.shape) if size > 1]
 
     @property
@@ -246,4 +249,5 @@ def components(count, edges):
 
 def size_of(shape):
     """Product of the sizes but the batch; NaN where one is unknown, so that no count is wrong."""
-    return math.prod(math.nan if size is None else size for size in shape[1:])
+    sizes = shape[1:]
+    return math.nan if None in sizes else math.prod(sizes)

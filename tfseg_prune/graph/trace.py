@@ -19,6 +19,7 @@ class Trace:
         shape: Shape of the first tensor that the operation answers.
         shapes: Shapes of all of them.
         record: The `OpRecord` that is being written.
+        per_image: Entries of the first axis per image, of what the operation answers.
     """
 
     def __init__(self, find_rule):
@@ -31,6 +32,7 @@ class Trace:
         self.records = {}
         self.record = None
         self.shapes = ()
+        self.per_image = 1
         self._names = set()
         self._find_rule = find_rule
 
@@ -132,7 +134,8 @@ class Trace:
 
         Counted once per call of the operation.
         """
-        self.record.macs.append(Product(coefficient, tuple([s.reshape(-1) for s in sides])))
+        sides = tuple([side.reshape(-1) for side in sides])
+        self.record.macs.append(Product(coefficient * self.per_image, sides))
 
     def channels(self, ids, shape, axis=-1):
         """`Channels` of a tensor whose ids change along one axis only."""
@@ -266,8 +269,9 @@ class Trace:
                     self._same(first.ids, now.ids)
             record.outputs = self._run(operation, given, prefix=f"{record.name}/")
             return record.outputs
-        outer = self.record, self.shapes
-        self.record, self.shapes = record, tuple(tuple(t.shape) for t in node.outputs)
+        outer = self.record, self.shapes, self.per_image
+        self.record, self.shapes = record, [t.shape for t in node.outputs]
+        self.per_image = max([x.per_image for x in given], default=1)
         rule = self._find_rule(operation)
         if rule is None:
             self.unknown.append(f"{record.name} ({type(operation).__name__})")
@@ -276,10 +280,13 @@ class Trace:
             args, kwargs = _first_by_position(operation, *_fill_in(node.arguments, tensors))
             answers = rule(self, operation, *args, **kwargs)
             answers = [answers] if isinstance(answers, Channels) else list(answers)
-            if not all(_fits(answer, shape) for answer, shape in zip(answers, self.shapes)):
+            if not _fit(answers, self.shapes):
                 answers = self._whole(given, "that changes the number of channels")
-        self.record, self.shapes = outer
-        record.outputs = [self.rectangular(answer) for answer in answers]
+        record.outputs = [x if len(x.varying) < 2 else self.rectangular(x) for x in answers]
+        if self.per_image != 1:
+            for answer in record.outputs:
+                answer.per_image = self.per_image
+        self.record, self.shapes, self.per_image = outer
         seen.calls.append(record.outputs)
         if record is not seen:
             self._merge(seen, record)
@@ -341,12 +348,13 @@ def _fill_in(arguments, tensors):
     return arguments.fill_in(tensors)
 
 
-def _fits(channels, shape):
-    """Whether ids can be those of a tensor of this shape."""
-    own = channels.ids.shape
-    if len(own) != len(shape):
-        return False
-    for here, size in zip(own, shape):
-        if here != 1 and here != size:
+def _fit(answers, shapes):
+    """Whether ids can be those of tensors of these shapes."""
+    for channels, shape in zip(answers, shapes):
+        own = channels.ids.shape
+        if len(own) != len(shape):
             return False
+        for axis in channels.varying:
+            if own[axis] != shape[axis]:
+                return False
     return True
