@@ -133,3 +133,43 @@ def test_the_time_of_keras_is_that_of_construction_and_leaves_keras_as_it_was(sc
         keras.Model(model.inputs, model.outputs)
         assert timed.seconds > 2
     assert before == (layers.Layer.__call__, layers.Layer.__new__)
+
+
+def test_a_random_graph_that_ends_its_process_is_one_failure(scripts, monkeypatch, tmp_path):
+    import random_graphs
+
+    worker = tmp_path / "worker.py"
+    worker.write_text(
+        "import os, sys\n"
+        "for seed in sys.argv[-1].split(','):\n"
+        "    if seed == '2': os._exit(3)\n"
+        "    print('row: {\"seed\": %s}' % seed, flush=True)\n"
+    )
+    monkeypatch.setattr(random_graphs, "__file__", str(worker))
+    rows = []
+    random_graphs.Workers(2, rows.append).check([1, 2, 3])
+    assert sorted(rows, key=lambda row: row["seed"]) == [
+        {"seed": 1},
+        {"seed": 2, "error": "ended the process with 3"},
+        {"seed": 3},
+    ]
+
+
+def test_a_run_on_random_graphs_goes_on_with_the_rows_of_the_same_code(scripts, tmp_path):
+    import random_graphs
+
+    path = tmp_path / "random_graphs.rows"
+    random_graphs.Rows(path, "old code").add({"seed": 1})
+    random_graphs.Rows(path, "code").add({"seed": 2})
+    random_graphs.Rows(path, "code").add({"seed": 3})
+    assert list(random_graphs.Rows(path, "code").rows) == [2, 3]
+
+
+def test_failures_of_random_graphs_are_kept_in_full(scripts):
+    import random_graphs
+
+    passed = dict.fromkeys(random_graphs.MEASURED, 0.5) | {"operations": {"Add": 2}}
+    failed = {"seed": 7, "error": "wrong", "recipe": {"steps": []}}
+    found = random_graphs.summarised([passed, passed, failed])
+    assert (found["graphs"], found["passed"], found["failures"]) == (3, 2, [failed])
+    assert found["operations"] == {"Add": {"calls": 4, "graphs": 2}}

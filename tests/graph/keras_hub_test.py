@@ -1,12 +1,15 @@
 """The segmentation networks of keras-hub, small, where it is installed."""
 
+import keras
 import pytest
+from keras import layers
 
 from tests.graph.nets import scramble
 from tests.graph.shrink_test import random_plan
 from tfseg_prune.graph import ChannelGraph, check_equal, masked_twin, shrink, to_functional
 
-models = pytest.importorskip("keras_hub").models
+keras_hub = pytest.importorskip("keras_hub")
+models = keras_hub.models
 SHAPE = (64, 64, 3)
 
 
@@ -68,3 +71,13 @@ def test_closed_it_keeps_what_the_hidden_layers_touch():
     with pytest.warns(UserWarning):
         plan = random_plan(model)
         assert check_equal(masked_twin(model, plan), shrink(model, plan)) < 1e-5
+
+
+def test_learned_positions_follow_what_they_are_added_to():
+    i = keras.Input((9, 6))
+    x = layers.Dense(8)(i)
+    x = layers.Dense(5)(x + keras_hub.layers.PositionEmbedding(12)(x))
+    model = scramble(keras.Model(i, layers.Dense(3)(x)))
+    plan = random_plan(model)
+    assert ChannelGraph(model).prunable[1:].any() and len(plan.keep) == 2
+    assert check_equal(masked_twin(model, plan), shrink(model, plan)) < 1e-5

@@ -118,6 +118,23 @@ class TestCounts:
         projections = 9 * 6 * 4 * 3 + 2 * 5 * 6 * 2 * 3 + 9 * 4 * 3 * 6
         assert macs([self.x, self.y], attend(self.x, self.y)) == projections + 2 * 4 * 9 * 5 * 3
 
+    def test_windows_in_the_batch(self):
+        """A reshape that moves windows into the batch makes no layer cheaper."""
+        i = image()
+        x = ops.transpose(ops.reshape(i, (-1, 2, 4, 2, 4, 3)), (0, 1, 3, 2, 4, 5))
+        x = layers.Dense(5)(ops.reshape(x, (-1, 16, 3)))
+        x = ops.matmul(ops.matmul(x, ops.transpose(x, (0, 2, 1))), x)
+        x = layers.Dense(7)(ops.reshape(x, (-1, 64, 5)))
+        assert macs(i, x) == 64 * 3 * 5 + 2 * 4 * 16 * 16 * 5 + 64 * 5 * 7
+
+    def test_recurrent_layers(self):
+        images = keras.Input((9, 8, 8, 3))
+        assert macs(self.x, layers.LSTM(5)(self.x)) == 9 * 4 * 5 * (6 + 5)
+        both = layers.Bidirectional(layers.SimpleRNN(4, return_sequences=True))(self.x)
+        assert macs(self.x, both) == 2 * 9 * 4 * (6 + 4)
+        answer = layers.ConvLSTM2D(5, 3, padding="same")(images)
+        assert macs(images, answer) == 9 * 64 * 4 * 5 * 9 * (3 + 5)
+
     def test_bare_attention(self):
         both = [self.x, self.y]
         assert macs(both, layers.Attention()(both)) == 2 * 9 * 5 * 6

@@ -31,9 +31,7 @@ def random_plan(model, seed=0, **fields):
     """A legal plan that drops about 40 % of all units, groups kept equal."""
     budget = Budget(macs=float(np.random.default_rng(seed).uniform(0.4, 0.7)))
     made = make_plan(model, criterion="random", budget=budget, floor=0.01, seed=seed)
-    return PruningPlan(
-        keep=made.keep, widths=made.widths, architecture=made.architecture, **fields
-    )
+    return PruningPlan(keep=made.keep, widths=made.widths, architecture=made.architecture, **fields)
 
 
 def has_open_size(model):

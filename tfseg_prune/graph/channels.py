@@ -140,13 +140,13 @@ class ChannelGraph:
             for ids in record.read_sets:
                 if not keep_units[self.unit_of[ids]].any():
                     problems.append(f"'{record.name}' would read no channel at all")
-        for rows in self.balanced:
+        for rows, layer in zip(self.balanced, self.balanced_by):
             counts = keep_units[rows].sum(axis=1)
             if len(set(counts.tolist())) > 1:
                 layers = [n for n, units in self.producers.items() if np.isin(rows, units).any()]
                 problems.append(
                     f"the groups fed or written by {', '.join(layers)} keep {counts.tolist()}"
-                    " channels where a grouped convolution needs equally many in each"
+                    f" channels where '{layer}' needs equally many in each"
                 )
         if problems:
             shown = "; ".join(dict.fromkeys(problems[:5]))

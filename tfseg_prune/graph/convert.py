@@ -114,7 +114,7 @@ class _Conversion:
         traced = keras.Model(args_now[0] if alone else fixed, answers, name=layer.name)
         opened = self._rebuilt(traced, batch=_BATCH)
 
-        def original(batch):
+        def original(batch, rounded=None):  # one layer, into which no rounding can be put
             tensors = [ops.convert_to_tensor(x) for x in keras.tree.flatten(batch)]
             args_now, kwargs_now = _replaced(args, kwargs, tensors)
             return _arrays(layer(*args_now, **{**kwargs_now, "training": False}))

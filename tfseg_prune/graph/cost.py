@@ -4,9 +4,9 @@
 (batch 1), at the model's own input size. Convolutions count
 `output pixels x kernel elements x inputs per group x outputs`; transposed convolutions the same at
 their *input* resolution, which is what a good kernel executes; dense layers and products of two
-activations (attention) likewise. Biases, normalisation, activations, pooling and resizing count
-nothing. Parameters are all weights but the moving statistics of normalisation layers, as PyTorch
-counts them.
+activations (attention) likewise, recurrent kernels once a step. Biases, normalisation,
+activations, pooling and resizing count nothing. Parameters are all weights but the moving
+statistics of normalisation layers, as PyTorch counts them.
 
 **Papers.** "FLOPs" in the five papers are MACs. The multi-task pruning paper's hook-based counter
 adds BN, ReLU, pooling and upsampling (about 1.0065 times these figures); gradual grouping adds

@@ -1,10 +1,12 @@
 """How channel ids pass through activations, noise, pooling, resizing, merging and wrappers."""
 
+import math
+
 import keras
 import numpy as np
 from keras import layers
 
-from tfseg_prune.graph.ids import Channels
+from tfseg_prune.graph.ids import Channels, size_of
 from tfseg_prune.graph.rules import (
     activate,
     axes_of,
@@ -93,6 +95,14 @@ def layer_scale(trace, layer, x):
     return x
 
 
+@register_rule("keras_hub.src.layers.modeling.position_embedding.PositionEmbedding")
+def position_embedding(trace, layer, x, *_, **__):
+    """A table as wide as what it is added to."""
+    ids = trace.along(x, -1, why=f"'{layer.name}' has a table for the last axis")
+    trace.weight(layer.position_embeddings, follows={1: ids})
+    return trace.channels(ids, trace.shape)
+
+
 @register_rule(
     layers.GlobalAveragePooling1D,
     layers.GlobalAveragePooling2D,
@@ -135,7 +145,15 @@ def masking(trace, layer, x, *_, **__):
 
 
 @register_rule(layers.RNN, layers.Bidirectional)
-def recurrent(trace, layer, *_, **__):
+def recurrent(trace, layer, x, *_, **__):
+    """Every kernel is used at every step, that of a `ConvLSTM2D` at every pixel of its answer."""
+    kernels = [weight for weight in layer.weights if weight.ndim > 1]
+    sides = kernels[0].ndim - 2
+    last = len(trace.shape) - (channel_axis(getattr(layer, "cell", layer)) == -1)
+    pixels = size_of((None, *trace.shape[last - sides : last]))
+    trace.macs(
+        (x.shape[1] or math.nan) * pixels * sum(math.prod(kernel.shape) for kernel in kernels)
+    )
     return trace.keep_whole("whose steps share one state")
 
 

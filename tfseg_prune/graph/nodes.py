@@ -1,5 +1,7 @@
 """The graph of operations inside a functional model, read from the notes that Keras keeps."""
 
+import collections
+
 import keras
 from keras import ops
 
@@ -55,6 +57,41 @@ def is_tensor(x):
 
 def tensors_in(structure):
     return [x for x in keras.tree.flatten(structure) if is_tensor(x)]
+
+
+def interpret(model, batch, call, wanted):
+    """Values of the tensors `wanted` of a model, its operations being called by `call`.
+
+    Args:
+        model: Functional model.
+        batch: Its input, in the model's structure.
+        call: Function `(operation, node, args, kwargs) -> answers`; nested models are walked into.
+        wanted: Keras tensors of the model.
+    """
+    graph = functional(model)
+    given = [ops.convert_to_tensor(x) for x in keras.tree.flatten(batch)]
+    values = {id(t): x for t, x in zip(graph.inputs, given)}
+    nodes = list(walk(model))
+    # A value is dropped after its last use: those of a large network wouldn't fit.
+    left = collections.Counter(id(t) for node in nodes for t in node.arguments.keras_tensors)
+    left.update(id(t) for t in wanted)
+    for node in nodes:
+        args, kwargs = node.arguments.fill_in(values)
+        if is_nested(node.operation):
+            inner = functional(node.operation)
+            inside = tensors_in((args, kwargs))
+            answers = interpret(node.operation, inside, call, inner.outputs)
+        else:
+            if isinstance(node.operation, keras.layers.Layer):
+                # Layers for augmentation, and those that hold one, train by default.
+                kwargs = {**kwargs, "training": False}
+            answers = keras.tree.flatten(call(node.operation, node, args, kwargs))
+        values.update({id(t): value for t, value in zip(node.outputs, answers)})
+        for tensor in node.arguments.keras_tensors:
+            left[id(tensor)] -= 1
+            if not left[id(tensor)]:
+                values.pop(id(tensor), None)
+    return [values[id(t)] for t in wanted]
 
 
 def again(operation, changes=None, *, blank=False):

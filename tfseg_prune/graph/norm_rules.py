@@ -12,10 +12,10 @@ from tfseg_prune.graph.rules import axes_of, cut_constants, no_channels, registe
 
 @register_rule(layers.BatchNormalization)
 def batch_normalization(trace, layer, x, *_, **__):
-    axis = layer.axis % len(x.shape)
-    follows = {}
-    if axis in x.varying or not x.varying:
-        follows = {0: trace.along(x, axis, why=f"'{layer.name}' normalises another axis")}
+    axis, follows = layer.axis % len(x.shape), {}
+    if not x.varying or axis in x.varying:
+        ids = trace.along(x, axis, why=f"'{layer.name}' normalises another axis")
+        follows = {0: ids}
     # Else every number is scaled alone, whatever channel it is of.
     trace.weight(layer.gamma, follows=follows)
     trace.weight(layer.beta, follows=follows)

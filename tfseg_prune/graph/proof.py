@@ -3,14 +3,18 @@
 import keras
 import numpy as np
 from keras import ops
+from keras.src import backend
 
-from tfseg_prune.graph.nodes import functional
+from tfseg_prune.graph.nodes import functional, interpret
 
 # Largest difference between two float32 networks that sum the same numbers in another order,
-# relative to the largest output. Networks that amplify noise (a saturated softmax) get what an
-# input change of one in a million does to them, ten times over, but never more than the cap.
+# relative to the largest output. Networks that amplify noise (a saturated softmax, the norm of what
+# is nearly constant, a difference of what is nearly equal) get what a change of one in a million in
+# the input and of one rounding in every operation's answer does to them, ten times over, but never
+# more than the cap.
 TOLERANCE = 1e-5
 _PERTURBATION = 1e-6
+_ROUNDING = 1e-7
 _NOISE_FACTOR = 10
 _TOLERANCE_CAP = 1e-3
 # Largest difference where layers compute in half precision: 16 units in the last place.
@@ -40,15 +44,22 @@ def check_equal(first, second, *, tolerance=TOLERANCE, seed=0):
     Raises:
         SurgeryError: If shapes differ, an answer isn't finite, or the difference is larger.
     """
-    names = [tensor.name for tensor in functional(first).outputs]
+    outputs = functional(first).outputs
     batch = random_batch(first, seed)
-    return compare(
-        names,
-        lambda batch: answers_of(first, batch),
-        answers_of(second, batch),
-        batch,
-        scaled_tolerance(first, tolerance),
-    )
+
+    def reference(batch, rounded=None):
+        if rounded is None:
+            return answers_of(first, batch)
+
+        def call(operation, node, args, kwargs):
+            return rounded(operation(*args, **kwargs))
+
+        answers = interpret(first, batch, call, outputs)
+        return [np.asarray(ops.convert_to_numpy(answer)) for answer in answers]
+
+    names = [tensor.name for tensor in outputs]
+    tolerance = scaled_tolerance(first, tolerance)
+    return compare(names, reference, answers_of(second, batch), batch, tolerance)
 
 
 def scaled_tolerance(model, tolerance):
@@ -62,7 +73,8 @@ def compare(names, reference, answers, batch, tolerance):
 
     Args:
         names: Names of what is compared.
-        reference: Function from a batch to the arrays that `answers` must equal.
+        reference: Function from a batch to the arrays that `answers` must equal. With a second
+            argument, a function, it lets that change what every operation answers.
         answers: Arrays.
         batch: Input that gave the answers.
         tolerance: See `check_equal`.
@@ -86,7 +98,10 @@ def compare(names, reference, answers, batch, tolerance):
         allowed = tolerance
         if not relative <= allowed:
             if perturbed is None:
-                perturbed = reference(_perturb(batch))
+                rng = np.random.default_rng(1)
+                perturbed = reference(
+                    _perturb(batch, rng, _PERTURBATION), lambda x: _perturb(x, rng, _ROUNDING)
+                )
             noise = _relative_difference(expected, perturbed[position])
             allowed = max(allowed, min(_TOLERANCE_CAP, _NOISE_FACTOR * noise))
         if not relative <= allowed:
@@ -120,15 +135,19 @@ def random_batch(model, seed, *, shrink_input=1):
     return keras.tree.map_structure(lambda x: _random_input(rng, x, shrink_input), structure)
 
 
-def _perturb(batch):
-    rng = np.random.default_rng(1)
+def _perturb(tensors, rng, size):
+    """The same arrays or tensors, every float changed by at most `size` times itself."""
 
     def change(x):
-        if not np.issubdtype(x.dtype, np.floating):
+        if "float" not in str(x.dtype):
             return x
-        return (x * (1 + _PERTURBATION * rng.uniform(-1, 1, x.shape))).astype(x.dtype)
+        changed = x * ops.cast(1 + size * rng.uniform(-1, 1, tuple(x.shape)), x.dtype)
+        mask = backend.get_keras_mask(x)
+        if mask is not None:
+            backend.set_keras_mask(changed, mask)
+        return changed
 
-    return keras.tree.map_structure(change, batch)
+    return keras.tree.map_structure(change, tensors)
 
 
 def _random_input(rng, tensor, shrink_input):

@@ -260,3 +260,13 @@ def embedding(trace, layer, x, *_, **__):
     trace.weight(layer.embeddings, writes={1: outs})
     trace.config("output_dim", outs)
     return trace.channels(outs, trace.shape)
+
+
+@register_rule(layers.ReversibleEmbedding)
+def reversible_embedding(trace, layer, x, reverse=False, **_):
+    if reverse:
+        return trace.keep_whole("read backwards, from channels to words")
+    answer = embedding(trace, layer, x)
+    if not layer.tie_weights:
+        trace.weight(layer.reverse_embeddings, follows={0: answer.ids.reshape(-1)})
+    return answer

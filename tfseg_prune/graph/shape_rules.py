@@ -9,7 +9,7 @@ import re
 import numpy as np
 from keras import layers, ops
 
-from tfseg_prune.graph.ids import CONSTANT, Channels, reshape_ids
+from tfseg_prune.graph.ids import CONSTANT, Channels, reshape_ids, size_of
 from tfseg_prune.graph.rules import axes_of, channel_axis, no_channels, register_rule
 
 
@@ -68,6 +68,9 @@ def stack(trace, op, xs):
 
 def reshape_to(trace, x):
     """`Channels` of `x` in the shape that the operation answers."""
+    moved = size_of(x.shape) / size_of(trace.shape)
+    if moved > 0:  # not where a size is unknown
+        trace.per_image *= moved
     answer = reshape_ids(x, trace.shape)
     if answer is None:
         answer = frozen_answer(trace, x, "reshaped together with an unknown size")

@@ -297,7 +297,8 @@ def _zeroed(x, kept):
     if isinstance(x, keras.KerasTensor) and "float" in x.dtype:
         # Among symbolic tensors it is layers that pass that mask on.
         return keras.layers.Rescaling(kept.astype("float32"), dtype=x.dtype)(x)
-    answer = x * ops.cast(kept, x.dtype)
+    truth = keras.backend.standardize_dtype(x.dtype) == "bool"
+    answer = ops.logical_and(x, kept) if truth else x * ops.cast(kept, x.dtype)
     steps = backend.get_keras_mask(x)
     if steps is not None:
         backend.set_keras_mask(answer, steps)

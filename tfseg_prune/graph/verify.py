@@ -1,7 +1,5 @@
 """The proof of one surgery: the smaller model against the model's own layers on masked inputs."""
 
-import collections
-
 import keras
 import numpy as np
 from keras import ops
@@ -9,7 +7,7 @@ from keras.src import backend
 
 from tfseg_prune.graph import proof
 from tfseg_prune.graph.cost import CostModel
-from tfseg_prune.graph.nodes import again, functional, is_nested, tensors_in, walk
+from tfseg_prune.graph.nodes import again, functional, interpret, tensors_in, walk
 
 # Above this many MACs the check runs at a smaller input, where the network allows one.
 _CHECK_MACS = 4e9
@@ -53,7 +51,7 @@ def verify(surgery, small, tensors):
 def _compare(surgery, small, tensors, factor):
     taps = _taps(surgery)
 
-    def reference(batch):
+    def reference(batch, rounded=lambda answers: answers):
         def call(operation, node, args, kwargs):
             record = surgery.records[id(operation)]
             given = tensors_in((args, kwargs))
@@ -63,9 +61,9 @@ def _compare(surgery, small, tensors, factor):
             for old, new in zip(given, tensors_in((args, kwargs))):
                 # Attention takes Keras' mask of steps off the tensors that it reads.
                 backend.set_keras_mask(old, backend.get_keras_mask(new))
-            return answers
+            return rounded(answers)
 
-        answers = _interpret(surgery.model, batch, call, [tensor for _, tensor, _ in taps])
+        answers = interpret(surgery.model, batch, call, [tensor for _, tensor, _ in taps])
         return [
             _kept_channels(answer, channels, surgery.kept)
             for answer, (_, _, channels) in zip(answers, taps)
@@ -77,44 +75,9 @@ def _compare(surgery, small, tensors, factor):
 
     batch = proof.random_batch(small, seed=0, shrink_input=factor)
     wanted = [tensors[id(tensor)] for _, tensor, _ in taps]
-    answers = [_numpy(x) for x in _interpret(small, batch, call_small, wanted)]
+    answers = [_numpy(x) for x in interpret(small, batch, call_small, wanted)]
     tolerance = proof.scaled_tolerance(surgery.model, proof.TOLERANCE)
     return proof.compare([name for name, _, _ in taps], reference, answers, batch, tolerance)
-
-
-def _interpret(model, batch, call, wanted):
-    """Values of the tensors `wanted` of a model, its operations being called by `call`.
-
-    Args:
-        model: Functional model.
-        batch: Its input, in the model's structure.
-        call: Function `(operation, node, args, kwargs) -> answers`; nested models are walked into.
-        wanted: Keras tensors of the model.
-    """
-    graph = functional(model)
-    given = [ops.convert_to_tensor(x) for x in keras.tree.flatten(batch)]
-    values = {id(t): x for t, x in zip(graph.inputs, given)}
-    nodes = list(walk(model))
-    # A value is dropped after its last use: those of a large network wouldn't fit.
-    left = collections.Counter(id(t) for node in nodes for t in node.arguments.keras_tensors)
-    left.update(id(t) for t in wanted)
-    for node in nodes:
-        args, kwargs = node.arguments.fill_in(values)
-        if is_nested(node.operation):
-            inner = functional(node.operation)
-            inside = tensors_in((args, kwargs))
-            answers = _interpret(node.operation, inside, call, inner.outputs)
-        else:
-            if isinstance(node.operation, keras.layers.Layer):
-                # Layers for augmentation, and those that hold one, train by default.
-                kwargs = {**kwargs, "training": False}
-            answers = keras.tree.flatten(call(node.operation, node, args, kwargs))
-        values.update({id(t): value for t, value in zip(node.outputs, answers)})
-        for tensor in node.arguments.keras_tensors:
-            left[id(tensor)] -= 1
-            if not left[id(tensor)]:
-                values.pop(id(tensor), None)
-    return [values[id(t)] for t in wanted]
 
 
 def _stand_in(surgery, record, node, factor):

@@ -41,7 +41,7 @@ def chosen_by_a_condition():
     x = ops.where(ops.greater(a, b), a, numbers(8))
     x = ops.where(ops.logical_and(x > 0.2, ops.isfinite(x)), x, ops.zeros_like(x))
     mask = ops.cast(ops.less_equal(conv(i, 1), 0.3), "float32")
-    return head(i, x * mask + ops.where(ops.equal(a, b), 0.0, 1.0) * ops.ones_like(b))
+    return head(i, x * mask + ops.where(ops.equal(a, b), 0.0, 1.0) * ops.full_like(b, 0.5))
 
 
 @net
@@ -59,7 +59,8 @@ def sums_over_channels():
     total = ops.sum(conv(i, 6), axis=-1, keepdims=True)
     length = ops.norm(conv(i, 7), axis=-1, keepdims=True) + ops.norm(conv(i, 5), 1, -1, True)
     everything = ops.sum(conv(i, 4), axis=(1, 2, 3))[:, None, None, None]
-    return head(i, x * total + length * everything)
+    count = ops.sum(conv(i, 9) > 0.1, axis=-1, keepdims=True)
+    return head(i, x * total + length * everything + ops.cast(count, "float32"))
 
 
 @net

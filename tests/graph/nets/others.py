@@ -181,8 +181,18 @@ def words_with_positions():
     words = keras.Input((7,), dtype="int32")
     x = layers.Embedding(11, 8, mask_zero=True)(words)
     x = x + layers.Embedding(7, 8)(ops.cumsum(ops.ones_like(words), axis=1) - 1)
-    x = layers.GlobalAveragePooling1D()(layers.ReversibleEmbedding(9, 8)(words) * x)
+    x = layers.GlobalAveragePooling1D()(
+        layers.ReversibleEmbedding(9, 8, tie_weights=False)(words) * x
+    )
     return keras.Model(words, layers.Dense(3)(x))
+
+
+@net
+def words_there_and_back():
+    words = keras.Input((7,), dtype="int32")
+    table = layers.ReversibleEmbedding(8, 8)
+    x = layers.Dense(8)(layers.Dense(16)(layers.Dense(12)(table(words))))
+    return keras.Model(words, table(x, reverse=True))
 
 
 @net

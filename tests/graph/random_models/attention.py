@@ -91,6 +91,17 @@ def attention_layer(d, i):
     return back(d, y, d.shape(i))
 
 
+@move(1, 3)
+def attention_on_a_map(d, i):
+    """Without making tokens of it."""
+    if math.prod(d.shape(i)[:2]) > 64:
+        return None
+    # Not as many heads as rows: see `attention_layer`.
+    settings = {"num_heads": 2, "key_dim": d.choice(2, 4), "attention_axes": [1, 2]}
+    y = d.layer("MultiHeadAttention", i, i, use_bias=d.shape(i)[0] != 2, **settings)
+    return d.layer("Add", [i, y])
+
+
 @move(2, 2, 3)
 def product_of_maps(d, i):
     """A matrix product of two activations without heads: over places or over channels."""

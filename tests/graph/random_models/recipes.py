@@ -38,7 +38,7 @@ class Building:
     def __init__(self, inputs, any_size=False):
         if any_size:
             inputs = [[None, None, shape[-1]] for shape in inputs]
-        self.inputs = [_input(shape) for shape in inputs]
+        self.inputs = [_input(shape, f"x{i}") for i, shape in enumerate(inputs)]
         self.tensors = list(self.inputs)
         self.called = []
 
@@ -141,10 +141,10 @@ def _call_model(model, *xs, **options):
     return model(keras.tree.pack_sequence_as(structure, xs), **options)
 
 
-def _input(shape):
+def _input(shape, name):
     if shape[0] == "int":
-        return keras.Input(tuple(shape[1:]), dtype="int32")
-    return keras.Input(tuple(shape))
+        return keras.Input(tuple(shape[1:]), dtype="int32", name=name)
+    return keras.Input(tuple(shape), name=name)
 
 
 def _tuples(value):
