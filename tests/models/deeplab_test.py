@@ -29,6 +29,19 @@ def test_trains_at_batch_one_and_odd_size_and_saves(checks, tmp_path):
     checks.survives_saving(model, tmp_path / "model.keras")
 
 
+def test_a_plain_call_is_inference_and_fit_is_training():
+    model = models.deeplab_v3_plus(2, (32, 32, 3))
+    images = np.random.default_rng(0).uniform(0, 255, (2, 32, 32, 3)).astype("float32")
+    before = model.get_weights()
+    np.testing.assert_array_equal(model(images), model(images, training=False))
+    for old, new in zip(before, model.get_weights(), strict=True):
+        np.testing.assert_array_equal(old, new)
+    model.compile("sgd", "mse")
+    model.fit(images, np.zeros((2, 32, 32, 2)), verbose=0)
+    moving = [w for w in model.weights if w.path.startswith("decoder") and "mean" in w.path]
+    assert moving and all(np.abs(np.array(mean)).max() > 0 for mean in moving)
+
+
 def test_dense_features_subsampled_are_the_strided_ones(checks):
     """With equal weights every output stride sees the same: dilations stand where strides stood."""
     images = np.random.default_rng(0).uniform(0, 255, (1, 64, 96, 3)).astype("float32")

@@ -69,7 +69,8 @@ def deeplab_v3_plus(
         return pointwise(norm_relu(depthwise(x), f"{name}_depthwise"), filters, f"{name}_pointwise")
 
     def resize(x, like, name):
-        return layers.Resizing(*like.shape[1:3], name=f"decoder_{name}")(x)
+        # Left to itself the layer says "training" to all that is called after it in `model(x)`.
+        return layers.Resizing(*like.shape[1:3], name=f"decoder_{name}")(x, training=False)
 
     images, x = arguments.image_input(input_shape)
     features = mobilenet.mobilenet_v2(x, output_stride=output_stride, bn_momentum=bn_momentum)
