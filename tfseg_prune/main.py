@@ -41,7 +41,7 @@ _JSON = flags.DEFINE_boolean("json", False, "inspect: print all of it as JSON, i
 _PLAN = flags.DEFINE_string("plan", None, "prune: also write the plan as JSON.")
 _MACS = flags.DEFINE_string("macs", None, "prune: MACs that stay: 0.5, or a whole number.")
 _PARAMS = flags.DEFINE_string("params", None, "prune: parameters that stay, likewise.")
-_CRITERION = flags.DEFINE_string("criterion", "l1", "prune: l1, l2, bn_gamma or random.")
+_CRITERION = flags.DEFINE_string("criterion", "l1", "prune: l1, l2, bn_gamma, fpgm or random.")
 _RANKING = flags.DEFINE_enum(
     "ranking", "global", ["global", "layer", "scope"], "prune: what competes: global, layer, scope."
 )

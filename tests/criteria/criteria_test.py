@@ -12,7 +12,7 @@ from tfseg_prune.graph import ChannelGraph
 
 
 def test_the_list_of_criteria():
-    assert criteria.names() == ["bn_gamma", "l1", "l2", "random"]
+    assert criteria.names() == ["bn_gamma", "fpgm", "l1", "l2", "random"]
     with pytest.raises(ValueError, match="Did you mean 'bn_gamma'"):
         criteria.find("bn_gama")
 
@@ -41,6 +41,40 @@ def test_norms_are_those_of_whole_filters(order):
     assert scores.keys() == expected.keys()
     for name in expected:
         np.testing.assert_allclose(scores[name], expected[name], rtol=1e-6)
+
+
+def test_fpgm_sums_the_distances_between_filters():
+    i = image()
+    x = layers.Conv2D(6, 3, name="conv")(i)
+    x = layers.Conv2DTranspose(5, 2, strides=2, name="deconv")(x)
+    model = scramble(keras.Model(i, layers.Dense(4, name="dense")(x)))
+    scores = criteria.find("fpgm").score(ChannelGraph(model))
+    for name, axis in {"conv": -1, "deconv": 2, "dense": -1}.items():
+        kernel = np.array(model.get_layer(name).kernel, "float64")
+        filters = np.moveaxis(kernel, axis, 0).reshape(kernel.shape[axis], -1)
+        expected = [sum(np.linalg.norm(one - other) for other in filters) for one in filters]
+        np.testing.assert_allclose(scores[name], expected, rtol=1e-9)
+
+
+def test_fpgm_ranks_the_filter_between_the_others_lowest():
+    i = image(channels=1)
+    model = keras.Model(i, layers.Conv2D(2, 1)(layers.Conv2D(3, 1, name="conv")(i)))
+    model.get_layer("conv").kernel.assign(np.reshape([-10.0, 5.0, 6.0], (1, 1, 1, 3)))
+    scores = criteria.find("fpgm").score(ChannelGraph(model))["conv"]
+    np.testing.assert_allclose(scores, [31, 16, 17])
+    # Biases don't matter, nor does a shift of all filters, unlike to a norm.
+    model.get_layer("conv").kernel.assign(np.reshape([0.0, 15.0, 16.0], (1, 1, 1, 3)))
+    model.get_layer("conv").bias.assign([3.0, -1.0, 7.0])
+    np.testing.assert_allclose(criteria.find("fpgm").score(ChannelGraph(model))["conv"], scores)
+
+
+def test_fpgm_can_not_rank_what_has_no_weights():
+    graph = ChannelGraph(scramble(NETS["multi_head_attention"]()))
+    scores = criteria.find("fpgm").score(graph)
+    norms = criteria.find("l1").score(graph)
+    assert scores.keys() == norms.keys()
+    for name in scores:
+        np.testing.assert_array_equal(np.isnan(scores[name]), np.isnan(norms[name]))
 
 
 def test_attention_channels_have_norms_too():

@@ -130,3 +130,15 @@ def test_rounding_that_a_network_amplifies_is_no_false_alarm(kind):
     keep[next(iter(graph.producers.values()))[::2]] = False
     plan = PruningPlan.from_units(graph, keep)
     assert check_equal(masked_twin(model, plan), shrink(model, plan)) > 1e-5
+
+
+def test_a_layer_that_is_called_on_maps_and_on_vectors():
+    """What the twin masks and what is compared has the shape of the call, not of the first one."""
+    i = image()
+    x = layers.Conv2D(10, 3, name="conv")(i)
+    pooled = layers.GlobalAveragePooling2D()(x)
+    shared = layers.Dense(8, name="shared")
+    gate = layers.Reshape((1, 1, 8))(shared(pooled))
+    model = keras.Model(i, layers.Dense(3)(shared(x) * gate))
+    model, plan, small = pruned(model, conv=[0, 4, 5], shared=[2])
+    check_equal(masked_twin(model, plan), small)

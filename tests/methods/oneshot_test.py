@@ -21,7 +21,7 @@ def model(request):
     return NETWORKS[request.param]()
 
 
-@pytest.mark.parametrize("criterion", ["l1", "l2", "bn_gamma", "random"])
+@pytest.mark.parametrize("criterion", ["l1", "l2", "bn_gamma", "fpgm", "random"])
 def test_half_of_the_macs_of_every_network(model, criterion):
     if criterion == "bn_gamma" and model.name == "unet":
         with pytest.raises(ValueError, match="criterion='l1'"):

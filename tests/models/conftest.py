@@ -34,23 +34,28 @@ class Checks:
             assert type(operation).__module__.startswith("keras.")
             if not isinstance(operation, keras.layers.InputLayer):
                 assert operation.name.startswith(("backbone_", "decoder_")), operation.name
-        assert model.get_layer("backbone_rescale") is not None
+        assert model.layers[1].name in ("backbone_rescale", "backbone_normalize")
         assert model.get_layer("decoder_logits").output.shape[-1] == model.output_shape[-1]
 
     @staticmethod
-    def trains(model, batch_size):
-        """Five steps on one batch lower the loss; all stays finite, nearly all has moved."""
+    def trains(model, batch_size, learning_rate=2e-3, steps=5, whole_images=False):
+        """A few steps on one batch lower the loss; all stays finite, nearly all has moved.
+
+        The classes are those of pixels, or of whole images for networks that are deep and coarse.
+        """
         rng = np.random.default_rng(0)
         _, height, width, classes = model.output_shape
         images = rng.uniform(0, 255, (batch_size, height, width, 3)).astype("float32")
         labels = (images[..., 0] * classes / 255.01).astype("int32")
+        if whole_images:
+            labels[...] = np.arange(batch_size).reshape(-1, 1, 1) % classes
         before = model.get_weights()
         model.compile(
-            keras.optimizers.Adam(2e-3),
+            keras.optimizers.Adam(learning_rate),
             keras.losses.SparseCategoricalCrossentropy(from_logits=True),
             run_eagerly=True,  # tracing would take longer than the steps
         )
-        losses = [float(model.train_on_batch(images, labels)) for _ in range(5)]
+        losses = [float(model.train_on_batch(images, labels)) for _ in range(steps)]
         assert losses[-1] < losses[0]
         after = model.get_weights()
         assert all(np.isfinite(value).all() for value in after)
@@ -66,6 +71,15 @@ class Checks:
         loaded = keras.saving.load_model(path)
         assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
         np.testing.assert_array_equal(Checks.answer(loaded, images), Checks.answer(model, images))
+
+    @staticmethod
+    def survives_rebuilding(model):
+        """What its JSON text describes answers the same with its weights, bit for bit."""
+        rng = np.random.default_rng(1)
+        images = rng.uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
+        rebuilt = keras.models.model_from_json(model.to_json())
+        rebuilt.set_weights(model.get_weights())
+        np.testing.assert_array_equal(Checks.answer(rebuilt, images), Checks.answer(model, images))
 
     @staticmethod
     def answer(model, images):

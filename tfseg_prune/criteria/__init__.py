@@ -9,11 +9,14 @@ import difflib
 import importlib
 import pkgutil
 
+# What criteria share, and what scores a layer only by the features that a method collects.
+_HELPERS = ("kernels", "redundancy", "units")
+
 
 def names():
     """The criteria that there are."""
     found = (module.name for module in pkgutil.iter_modules(__path__))
-    return sorted(name for name in found if name not in ("units", "kernels"))
+    return sorted(name for name in found if name not in _HELPERS)
 
 
 def find(name):

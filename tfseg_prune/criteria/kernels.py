@@ -1,4 +1,4 @@
-"""Norms of the kernels that write each channel, shared by the magnitude criteria."""
+"""The weights that write each channel, shared by the criteria that look at weights alone."""
 
 import numpy as np
 from keras import ops
@@ -7,36 +7,54 @@ from keras import ops
 _PIECE = 2**16
 
 
+def filters(graph):
+    """{producing layer: float64 array `[channels, weights]` of what writes each channel}.
+
+    Biases are left out. Transposed convolutions are read along their own output axis. The array
+    has no columns where a layer's channels come without weights.
+
+    Args:
+        graph: `ChannelGraph`.
+    """
+    return {
+        name: np.concatenate([np.zeros((0, width)), *parts]).T
+        for name, width, parts in _written(graph)
+    }
+
+
 def channel_norms(graph, order):
     """{producing layer: p-norm of the weights that write each of its channels}.
 
-    `||W[..., f]||_p` over all elements of filter f; biases are left out. Transposed convolutions
-    are read along their own output axis.
+    `||W[..., f]||_p` over all elements of filter f (see `filters`); NaN where a channel comes
+    without weights.
 
     Args:
         graph: `ChannelGraph`.
         order: p, 1 or 2.
     """
-    scores = {}
+    return {
+        name: sum(_sums_of_powers(part, order) for part in parts) ** (1 / order)
+        if parts
+        else np.full(width, np.nan)
+        for name, width, parts in _written(graph)
+    }
+
+
+def _written(graph):
+    """(layer's name for plans, width, arrays `[weights, channels]`) of every producing layer."""
     for record in graph.records.values():
         for name, ids in record.produced.items():
-            powers = np.zeros(len(ids))
-            found = False
+            parts = []
             for slot in record.slots:
-                weight = None
                 for axis, axis_ids in {**slot.writes, **slot.reads}.items():
-                    if axis_ids is not ids:
-                        continue
-                    weight = record.operation.weights[slot.index] if weight is None else weight
-                    powers += _sums_of_powers(np.asarray(ops.convert_to_numpy(weight)), axis, order)
-                    found = True
-            scores[name] = powers ** (1 / order) if found else np.full(len(ids), np.nan)
-    return scores
+                    if axis_ids is ids:
+                        values = np.asarray(ops.convert_to_numpy(slot.variable))
+                        parts.append(np.moveaxis(values, axis, -1).reshape(-1, len(ids)))
+            yield name, len(ids), parts
 
 
-def _sums_of_powers(values, axis, order):
-    """`sum |values|^order` over all axes but one, in float64 without a copy of a large kernel."""
-    rows = np.moveaxis(values, axis, -1).reshape(-1, values.shape[axis])
+def _sums_of_powers(rows, order):
+    """`sum |rows|^order` over the first axis, in float64 without a copy of a large kernel."""
     step = max(1, _PIECE // rows.shape[1])
     sums = np.zeros(rows.shape[1])
     for start in range(0, len(rows), step):

@@ -55,6 +55,8 @@ class ChannelGraph:
         balanced_by: Names of the layers that demand it, in the same order.
         inputs: `Channels` of the model's inputs.
         outputs: `Channels` of its outputs.
+        channels_of: {id(tensor of the model): Channels}; those of a nested model are of its last
+            call, and keep the same whichever call it is.
 
     Raises:
         ValueError: If the model isn't functional.
@@ -68,6 +70,7 @@ class ChannelGraph:
             ids = trace.fresh(tensor.shape[-1] or 1, reason="a model input")
             self.inputs.append(trace.channels(ids, tensor.shape))
         self.outputs = trace.run(model, self.inputs)
+        self.channels_of = trace.channels_of
         for channels in self.outputs:
             trace.freeze(channels.ids, "a model output")
         for record in trace.records.values():

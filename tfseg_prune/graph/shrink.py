@@ -129,7 +129,7 @@ class _Surgery:
         for node in walk(model):
             args, kwargs = node.arguments.fill_in(tensors)
             record = self.records[id(node.operation)]
-            answers = self._call(record, args, kwargs, cut, done)
+            answers = self._call(record, node, args, kwargs, cut, done)
             for old, new in zip(node.outputs, keras.tree.flatten(answers)):
                 tensors[id(old)] = new
         structure = [
@@ -138,7 +138,7 @@ class _Surgery:
         ]
         return keras.Model(*structure, name=model.name)
 
-    def _call(self, record, args, kwargs, cut, done):
+    def _call(self, record, node, args, kwargs, cut, done):
         operation = record.operation
         if is_nested(operation):
             if id(operation) not in done:
@@ -158,7 +158,7 @@ class _Surgery:
             done[id(record.operation)] = record, operation
         given = tensors_in((args, kwargs))
         if record.contracts and not cut:
-            args, kwargs = self.masked(record, args, kwargs)
+            args, kwargs = self.masked(node, args, kwargs)
         if record.call is not None and cut:
             answers = record.call(self.kept, operation, *args, **kwargs)
         else:
@@ -180,9 +180,10 @@ class _Surgery:
             shape[axis] = self.kept.count(channels.ids)
         return shape
 
-    def masked(self, record, args, kwargs):
+    def masked(self, node, args, kwargs):
         """The call's tensors with zeros in place of dropped channels."""
-        masks = iter([self.kept.mask(channels.ids) for channels in record.inputs])
+        given = [self.graph.channels_of[id(t)] for t in node.arguments.keras_tensors]
+        masks = iter([self.kept.mask(channels.ids) for channels in given])
 
         def mask(x):
             if not is_tensor(x):

@@ -20,6 +20,7 @@ class Trace:
         shapes: Shapes of all of them.
         record: The `OpRecord` that is being written.
         per_image: Entries of the first axis per image, of what the operation answers.
+        channels_of: {id(tensor of the model): Channels}, of nested models those of the last call.
     """
 
     def __init__(self, find_rule):
@@ -33,6 +34,7 @@ class Trace:
         self.record = None
         self.shapes = ()
         self.per_image = 1
+        self.channels_of = {}
         self._names = set()
         self._find_rule = find_rule
 
@@ -240,7 +242,8 @@ class Trace:
 
     def _run(self, model, inputs, prefix):
         graph = functional(model)
-        tensors = {id(t): channels for t, channels in zip(graph.inputs, inputs)}
+        tensors = self.channels_of
+        tensors.update({id(t): channels for t, channels in zip(graph.inputs, inputs)})
         for node in walk(model):
             answers = self.apply(node, tensors, prefix)
             for tensor, channels in zip(node.outputs, answers):

@@ -56,7 +56,7 @@ def _compare(surgery, small, tensors, factor):
             record = surgery.records[id(operation)]
             given = tensors_in((args, kwargs))
             if record.contracts or any(slot.reads for slot in record.slots):
-                args, kwargs = surgery.masked(record, args, kwargs)
+                args, kwargs = surgery.masked(node, args, kwargs)
             answers = _stand_in(surgery, record, node, factor)(*args, **kwargs)
             for old, new in zip(given, tensors_in((args, kwargs))):
                 # Attention takes Keras' mask of steps off the tensors that it reads.
@@ -132,7 +132,8 @@ def _taps(surgery):
     outputs, inner = [], []
     for node in walk(surgery.model):
         record = surgery.records[id(node.operation)]
-        for tensor, channels in zip(node.outputs, record.outputs):
+        for tensor in node.outputs:
+            channels = surgery.graph.channels_of[id(tensor)]
             row = (len(outputs) + len(inner), (record.name, tensor, channels))
             if id(tensor) in last:
                 outputs.append(row)

@@ -34,7 +34,8 @@ def plan(
     Args:
         model: Functional `keras.Model` of known input size.
         budget: `Budget`.
-        criterion: "l1", "l2", "bn_gamma", "random" or another module of `tfseg_prune.criteria`.
+        criterion: "l1", "l2", "bn_gamma", "fpgm", "random" or another module of
+            `tfseg_prune.criteria`.
         ranking: "global" (all channels compete), "layer" (uniform: the same fraction of every
             layer) or "scope" (backbone and decoder with their own thresholds).
         scopes: {scope name: regular expression for layer names}; by default names that start

@@ -6,8 +6,10 @@ model loads without this package and a pruning scope is a name.
 """
 
 from tfseg_prune.models.deeplab import deeplab_v3_plus
+from tfseg_prune.models.deeplab_v3 import deeplab_v3
 from tfseg_prune.models.erfnet import erfnet
+from tfseg_prune.models.pspnet import pspnet
 from tfseg_prune.models.unet import unet
 from tfseg_prune.models.weights import load_weights
 
-__all__ = ["deeplab_v3_plus", "erfnet", "load_weights", "unet"]
+__all__ = ["deeplab_v3", "deeplab_v3_plus", "erfnet", "load_weights", "pspnet", "unet"]

@@ -24,6 +24,22 @@ def check_count(name, value):
         raise ValueError(f"Invalid `{name}`. Expected: a positive integer. Received: {value!r}.")
 
 
+def check_flag(name, value):
+    """Raises a ValueError unless `value` is True or False."""
+    if not isinstance(value, bool):
+        raise ValueError(f"Invalid `{name}`. Expected: True or False. Received: {value!r}.")
+
+
+def check_counts(name, values, *, length=None):
+    """Raises a ValueError unless `values` are positive integers, `length` of them if given."""
+    counts = values if isinstance(values, (tuple, list)) else ()
+    if not counts or not all(map(_is_count, counts)) or len(counts) != (length or len(counts)):
+        raise ValueError(
+            f"Invalid `{name}`. Expected: {length or 'one or more'} positive integers. "
+            f"Received: {values!r}."
+        )
+
+
 def check_image_shape(input_shape, *, at_least=1, multiple_of=1):
     """Raises a ValueError unless `input_shape` is `(height, width, 3)`, of a size that is taken.
 

@@ -20,7 +20,7 @@ class LoadReport:
     unused: tuple[str, ...]
 
 
-def load_weights(model, path, *, prefix="backbone_", file_epsilon=1e-3):
+def load_weights(model, path, *, prefix="backbone_", file_epsilon=1e-3, convert=None):
     """Loads an .npz of `<layer>/<variable>` arrays into the layers named `<prefix><layer>`.
 
     A file's gammas are exact for the batch-norm epsilon that it was written with. Where the model's
@@ -37,6 +37,9 @@ def load_weights(model, path, *, prefix="backbone_", file_epsilon=1e-3):
             `"backbone_"`.
         file_epsilon: float, epsilon that the file's gammas were written for. Defaults to `1e-3`,
             that of `keras.applications.MobileNetV2`.
+        convert: Function from the file's {name: array} to that of the model's layers, for files of
+            a network that isn't quite the model's. Defaults to `None`, which takes them as they
+            are.
 
     Returns:
         A `LoadReport`.
@@ -56,6 +59,8 @@ def load_weights(model, path, *, prefix="backbone_", file_epsilon=1e-3):
     ('stem/kernel',)
     """
     arrays = _read(path)
+    if convert is not None:
+        arrays = convert(arrays)
     variables = {
         f"{layer.name.removeprefix(prefix)}/{variable.name}": variable
         for layer in model.layers
@@ -109,6 +114,14 @@ def _check(variables, arrays, path, prefix):
             "The weights do not fit the model. Expected: arrays of its variables' shapes. "
             f"Received: {str(path)!r}, where {len(wrong)} differ ({_some(wrong)}). "
             "Load pretrained weights before pruning, at the width that they were trained with."
+        )
+    biases = (key.replace("/kernel", "/bias") for key in variables)
+    lost = [key for key in biases if key in arrays and key not in variables]
+    if lost:
+        raise ValueError(
+            f"The weights do not fit the model. Expected: no biases for layers that have none. "
+            f"Received: {str(path)!r}, which holds {len(lost)} ({_some(lost)}). Remedy: give the "
+            "file to the network's own `weights`, or fold them into the batch norms by `convert`."
         )
 
 

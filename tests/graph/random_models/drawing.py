@@ -187,7 +187,7 @@ class Drawing:
         """Tensor `i`, embedded where it holds whole numbers."""
         if "float" in self.building.tensors[i].dtype:
             return i
-        return self.layer("Embedding", i, input_dim=70, output_dim=self.width())
+        return self.layer("Embedding", i, input_dim=300, output_dim=self.width())
 
     def adapt(self, i, shape, exact=True):
         """Tensor `i` brought to a shape; where not `exact` sometimes to one that broadcasts."""
