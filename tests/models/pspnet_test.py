@@ -7,7 +7,6 @@ from tfseg_prune import models
 from tfseg_prune.models.pspnet import adaptive_pool
 
 
-@pytest.mark.filterwarnings("ignore:No rule says")
 @pytest.mark.parametrize(
     "num_classes, size, params, macs",
     [

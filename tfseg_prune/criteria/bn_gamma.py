@@ -25,7 +25,7 @@ def score(graph, *, seed=0):
             continue
         gamma = np.abs(np.asarray(ops.convert_to_numpy(layer.gamma)))
         for slot in record.slots:
-            if layer.weights[slot.index] is layer.gamma:
+            if slot.variable is layer.gamma:
                 np.add.at(total, slot.follows[0], gamma)
                 np.add.at(count, slot.follows[0], 1)
     if not count.any():

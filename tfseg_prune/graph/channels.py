@@ -184,6 +184,8 @@ class ChannelGraph:
         fixed[classes[~self.prunable]] = True
         signature += fixed.astype(np.uint64)
         members = np.flatnonzero(produced)
+        if not len(members):
+            return []
         inverse = np.unique(signature[members], return_inverse=True)[1]
         order = np.argsort(inverse, kind="stable")
         parts = np.split(members[order], np.cumsum(np.bincount(inverse))[:-1])

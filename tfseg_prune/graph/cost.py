@@ -30,9 +30,9 @@ from tfseg_prune.graph.nodes import is_nested
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
-    """MACs per image and parameters of one layer, all its calls together."""
+    """MACs per image (see `Cost`) and parameters of one layer, all its calls together."""
 
-    macs: int
+    macs: int | None
     params: int
 
 
@@ -41,12 +41,12 @@ class Cost:
     """MACs per image and parameters of a model.
 
     Attributes:
-        macs: Multiply-accumulates per image.
+        macs: Multiply-accumulates per image; `None` where an open input size hides them.
         params: Parameters, moving statistics left out.
         layers: {layer name: LayerCost} in topological order, of layers that cost anything.
     """
 
-    macs: int
+    macs: int | None
     params: int
     layers: dict
 
@@ -60,14 +60,14 @@ def cost(model, plan=None):
     ```
 
     Args:
-        model: Functional `keras.Model` whose spatial input size is known.
+        model: Functional `keras.Model`.
         plan: Optional `PruningPlan` for this model.
 
     Returns:
         `Cost`.
 
     Raises:
-        ValueError: If the model isn't functional or an input size is unknown.
+        ValueError: If the model isn't functional.
     """
     graph = ChannelGraph(model)
     if plan is None:
@@ -81,13 +81,12 @@ class CostModel:
     Args:
         graph: `ChannelGraph`.
         groups: {layer name: groups} of dense convolutions that become grouped.
-        count_macs: `False` leaves the MACs at zero, for a model whose input size is open.
 
-    Raises:
-        ValueError: If MACs depend on a size that the model leaves open.
+    Attributes:
+        open_size: Why nobody knows the MACs, or `None`.
     """
 
-    def __init__(self, graph, *, groups=None, count_macs=True):
+    def __init__(self, graph, *, groups=None):
         groups = groups or {}
         for name in groups:
             if name not in graph.records:
@@ -99,17 +98,20 @@ class CostModel:
         self._sides, self._side_index = [], {}
         macs, params = [], []
         self._layers = []
+        self.open_size = None
         for record in graph.records.values():
             divisor = groups.get(record.name, 1)
             layer = len(self._layers)
             self._layers.append(record.name)
-            for product in record.macs if count_macs else ():
+            for product in record.macs:
                 if math.isnan(product.coefficient):
-                    raise ValueError(
+                    self.open_size = (
                         f"The MACs of '{record.name}' depend on an input size that the model"
                         f" '{graph.model.name}' leaves open. Expected: known height and width."
-                        " Remedy: rebuild the model on `keras.Input((height, width, 3))`."
+                        " Remedy: rebuild the model on `keras.Input((height, width, 3))`, or ask"
+                        " for parameters."
                     )
+                    continue
                 shared = divisor if len(product.sides) == 2 else 1
                 macs.append((layer, Product(product.coefficient / shared, product.sides)))
             params += [(layer, product) for product in _parameters(record, divisor)]
@@ -128,7 +130,12 @@ class CostModel:
 
         Returns:
             A float for NumPy weights, else a scalar tensor with gradients in `weights`.
+
+        Raises:
+            ValueError: If they depend on a size that the model leaves open.
         """
+        if self.open_size:
+            raise ValueError(self.open_size)
         return self._total(self._macs, weights)
 
     def params(self, weights=None):
@@ -142,12 +149,16 @@ class CostModel:
             np.bincount(table[0], self._values(table, counts), minlength=len(self._layers))
             for table in (self._macs, self._params)
         ]
+        def whole(macs):
+            return None if self.open_size else int(round(macs))
+
         layers = {
-            name: LayerCost(int(round(m)), int(round(p)))
+            name: LayerCost(whole(m), int(round(p)))
             for name, m, p in zip(self._layers, *per_layer)
             if m or p
         }
-        return Cost(*(int(round(values.sum())) for values in per_layer), layers)
+        macs, params = (values.sum() for values in per_layer)
+        return Cost(whole(macs), int(round(params)), layers)
 
     def _table(self, products, graph):
         """Arrays (layer, coefficient, sides) of a list of products."""
@@ -197,7 +208,7 @@ def _parameters(record, divisor):
     weights = getattr(record.operation, "weights", None)
     if not weights or is_nested(record.operation):
         return
-    slots = {slot.index: slot for slot in record.slots}
+    slots = record.slots_by_position()
     for index, weight in enumerate(weights):
         slot = slots.get(index)
         if slot is None:

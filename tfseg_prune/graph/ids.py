@@ -1,7 +1,6 @@
 """Ids of channels beside tensors, and what the graph notes down about each operation."""
 
 import dataclasses
-import functools
 import math
 
 import numpy as np
@@ -49,7 +48,6 @@ class Slot:
 
     Attributes:
         variable: The weight.
-        record: The `OpRecord` of its layer.
         reads: {axis: ids that this axis reads}; the masked twin zeroes what is dropped here.
         writes: {axis: ids that this axis produces}.
         follows: {axis: ids that only pass by}, as the gamma of a batch normalisation.
@@ -59,7 +57,6 @@ class Slot:
     """
 
     variable: object
-    record: object
     reads: dict
     writes: dict
     follows: dict
@@ -70,17 +67,6 @@ class Slot:
     @property
     def axes(self):
         return {**self.reads, **self.writes, **self.follows}
-
-    @property
-    def index(self):
-        """Position of the weight in `layer.weights`."""
-        found = self.record.positions.get(id(self.variable))
-        if found is None:
-            raise ValueError(
-                f"The rule of the layer '{self.record.name}' names a weight of another layer."
-                f" Expected: one of `layer.weights`. Received: '{self.variable.path}'"
-            )
-        return found
 
 
 @dataclasses.dataclass
@@ -117,10 +103,24 @@ class OpRecord:
     contracts: bool = False
     selects: bool = False
 
-    @functools.cached_property
-    def positions(self):
-        """{id(weight): its position in `layer.weights`}."""
-        return {id(weight): index for index, weight in enumerate(self.operation.weights)}
+    def slots_by_position(self):
+        """{position in `layer.weights`: Slot}.
+
+        Raises:
+            ValueError: If the rule of the layer names a weight that isn't the layer's.
+        """
+        slots = {id(slot.variable): slot for slot in self.slots}
+        found = {}
+        if slots:
+            for position, weight in enumerate(self.operation.weights):
+                if id(weight) in slots:
+                    found[position] = slots.pop(id(weight))
+        for slot in slots.values():
+            raise ValueError(
+                f"The rule of the layer '{self.name}' names a weight of another layer."
+                f" Expected: one of `layer.weights`. Received: '{slot.variable.path}'"
+            )
+        return found
 
     @property
     def places(self):

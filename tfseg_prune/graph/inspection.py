@@ -3,7 +3,6 @@
 import collections
 import dataclasses
 import json
-import math
 import warnings
 
 import keras
@@ -179,8 +178,7 @@ def inspect(model):
     visits, ends = _visits(graph)
     set_of, reasons = _sets_of_units(graph, visits)
     channels_of = [_count(set_of[graph.unit_of[visit.ids]]) for visit in visits]
-    sized = not any(math.isnan(p.coefficient) for r in graph.records.values() for p in r.macs)
-    cost = CostModel(graph, count_macs=sized)
+    cost = CostModel(graph)
     whole = cost.table()
     operations = [r.operation for r in graph.records.values() if not is_nested(r.operation)]
     created = np.concatenate([np.zeros(0, int), *graph.producers.values()])
@@ -192,14 +190,14 @@ def inspect(model):
         model=graph.model.name,
         operations=len(operations),
         layers=sum(isinstance(operation, keras.layers.Layer) for operation in operations),
-        macs=whole.macs if sized else None,
+        macs=whole.macs,
         params=whole.params,
         created=len(created),
         classifier=int(classifier.sum()),
         from_input=int((from_input & ~classifier).sum()),
         prunable=int(graph.prunable[created].sum()),
-        sets=_sets(graph, set_of, reasons, visits, channels_of, cost, sized),
-        calls=_calls(visits, ends, channels_of, whole.layers, sized),
+        sets=_sets(graph, set_of, reasons, visits, channels_of, cost),
+        calls=_calls(visits, ends, channels_of, whole.layers, cost.open_size is None),
         without_rule=tuple(
             f"{record.name} ({type(record.operation).__name__})"
             for record in graph.records.values()
@@ -282,7 +280,7 @@ def _count(sets):
     return {int(found[k]): int(counts[k]) for k in np.argsort(firsts) if found[k] >= 0}
 
 
-def _sets(graph, set_of, reasons, visits, channels_of, cost, sized):
+def _sets(graph, set_of, reasons, visits, channels_of, cost):
     layers, reads, constraints = ([{} for _ in reasons] for _ in range(3))
     for name, units in graph.producers.items():
         for index, count in _count(set_of[units]).items():
@@ -305,11 +303,13 @@ def _sets(graph, set_of, reasons, visits, channels_of, cost, sized):
             if produced[index] and count > widths[index]:
                 together = count // widths[index]
                 constraints[index][f"{together} channels of '{name}' go together"] = None
-    macs, params = cost.macs(), cost.params()
+    sized = cost.open_size is None
+    macs, params = cost.macs() if sized else None, cost.params()
     sets = []
     for index, reason in enumerate(reasons):
         left = (set_of != index).astype(float)
-        lost_macs, lost_params = macs - cost.macs(left), params - cost.params(left)
+        lost_macs = macs - cost.macs(left) if sized else None
+        lost_params = params - cost.params(left)
         sets.append(
             ChannelSet(
                 layers=layers[index],

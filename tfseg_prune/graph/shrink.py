@@ -197,7 +197,7 @@ class _Surgery:
         """Copies the weights of one layer, smaller or masked."""
         if record is None:
             return
-        slots = {slot.index: slot for slot in record.slots}
+        slots = record.slots_by_position()
         for index, (old, variable) in enumerate(zip(record.operation.weights, new.weights)):
             value = np.asarray(ops.convert_to_numpy(old))
             if id(old) in self.offsets.added:

@@ -112,7 +112,7 @@ class Trace:
             {axis % rank: ids for axis, ids in part.items()} if part else {}
             for part in (reads, writes, follows)
         ]
-        slot = Slot(variable, self.record, *axes, groups=groups, statistic=statistic, scale=scale)
+        slot = Slot(variable, *axes, groups=groups, statistic=statistic, scale=scale)
         self.record.slots.append(slot)
 
     def config(self, key, value):
@@ -302,8 +302,11 @@ class Trace:
         for place in {**first, **now}:
             self._same(first.get(place, nothing), now.get(place, nothing))
         if seen.config or seen.call or seen.contracts or again.contracts:
-            for first, now in zip(seen.inputs, again.inputs):
-                self._same(first.ids, now.ids)
+            for x, now in zip(seen.inputs, again.inputs):
+                one, other = x.ids, now.ids
+                if seen.slots and one.shape[-1] == one.size and other.shape[-1] == other.size:
+                    one, other = one.ravel(), other.ravel()  # a dense layer takes maps and vectors
+                self._same(one, other)
         seen.contracts |= again.contracts
         seen.macs.extend(again.macs)
 

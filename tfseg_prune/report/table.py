@@ -256,14 +256,18 @@ def print_layers(before, after, widths, *, console=None):
 
     def add(name, channels, old, new):
         cells = (old.macs, new.macs, old.params, new.params)
-        drawn.add_row(rich.markup.escape(name), channels, *(f"{cell:,}" for cell in cells))
+        texts = ("open size" if cell is None else f"{cell:,}" for cell in cells)
+        drawn.add_row(rich.markup.escape(name), channels, *texts)
 
     for name, old in before.layers.items():
         channels = "{} → {}".format(*widths[name]) if name in widths else ""
         add(name, channels, old, after.layers[name])
     drawn.add_section()
     add("Total", "", before, after)
-    shares = (f"{after.macs / before.macs:.3f}", f"{after.params / before.params:.3f}")
+    shares = [
+        f"{new / old:.3f}" if old else ""
+        for old, new in ((before.macs, after.macs), (before.params, after.params))
+    ]
     drawn.add_row("after / before", "", "", shares[0], "", shares[1])
     (console or rich.console.Console()).print(drawn)
 

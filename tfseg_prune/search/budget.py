@@ -70,11 +70,18 @@ class Budget:
             full: Object with the `.macs` and `.params` of the whole model.
 
         Raises:
-            BudgetError: If an absolute number is more than the model has.
+            BudgetError: If an absolute number is more than the model has, or the model's input
+                size is open, so that nobody knows its MACs.
         """
         targets = {}
         for name, value in self.asked.items():
             whole = getattr(full, name)
+            if whole is None:
+                raise BudgetError(
+                    f"A budget in {name} needs the model's input size. Expected: known height and"
+                    " width. Received: a model that leaves them open. Remedy: rebuild it on"
+                    " `keras.Input((height, width, 3))`, or limit `params`"
+                )
             # The int 1 is an absolute number, the float 1.0 all of it.
             targets[name] = float(value) if isinstance(value, int) else value * whole
             if targets[name] > whole:
