@@ -238,7 +238,10 @@ def main():
         for seed in options.batch.split(","):
             print(ROW + json.dumps(check(int(seed))), flush=True)
         return
-    passes = run(options) if options.only is None else run_one(options.only)
+    try:
+        passes = run(options) if options.only is None else run_one(options.only)
+    except KeyboardInterrupt:
+        sys.exit("Interrupted. The same command goes on.")
     sys.exit(not passes)
 
 

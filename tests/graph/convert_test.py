@@ -99,17 +99,20 @@ def test_functions_without_weights_are_opened_too():
 
 
 @pytest.mark.parametrize(
-    "layer",
+    "layer, why",
     [
-        Positions(),  # has weights of its own
-        layers.Lambda(lambda x: x * keras.random.uniform((5,))),  # another one every time
-        layers.Lambda(lambda x: x * np.max(x), output_shape=(8, 8, 5)),  # takes no symbols
+        (Positions(), "it has weights of its own"),
+        # Another one every time.
+        (layers.Lambda(lambda x: x * keras.random.uniform((5,))), "SurgeryError"),
+        # Takes no symbols.
+        (layers.Lambda(lambda x: x * np.max(x), output_shape=(8, 8, 5)), "Error"),
     ],
 )
-def test_what_cannot_be_opened_stays(layer):
+def test_what_cannot_be_opened_stays_and_says_why(layer, why):
     i = image()
     model = head(i, layer(conv(i, 5)))
-    assert to_functional(model) is model
+    with pytest.warns(UserWarning, match=f"stay as they are: '{layer.name}' \\(.*{why}"):
+        assert to_functional(model) is model
     with pytest.warns(UserWarning, match="kept whole and their MACs aren't counted.*to_functional"):
         ChannelGraph(model)
 
@@ -152,3 +155,59 @@ def test_a_subclassed_model_that_cannot_be_converted_is_one_clear_error():
         to_functional(Own())
     with pytest.raises(ValueError, match="no weights but those of its layers.*its own.*table"):
         to_functional(Own(), keras.Input((8, 8, 3)))
+
+
+class TestInputsOfSubclassedModels:
+    class Two(keras.Model):
+        def __init__(self):
+            super().__init__()
+            self.stem, self.out = layers.Conv2D(6, 3, padding="same"), layers.Conv2D(4, 1)
+            self.side = layers.Conv2D(6, 1)
+
+        def call(self, image, depth, scale=1.0):
+            return self.out(ops.relu(self.stem(image)) * self.side(depth)) * scale
+
+    class First(keras.Model):
+        """Reads a list, and holds the size of what it reads."""
+
+        def __init__(self):
+            super().__init__()
+            self.out = layers.Conv2D(4, 1)
+
+        def call(self, images):
+            image = images[0]
+            if image.shape[1] % 2:
+                raise RuntimeError("odd size")
+            return self.out(image)
+
+    @pytest.mark.parametrize("kind", [list, tuple, dict])
+    def test_several_arguments(self, kind):
+        network = self.Two()
+        inputs = {
+            name: keras.Input((8, 8, n), name=name) for name, n in [("image", 3), ("depth", 1)]
+        }
+        model = to_functional(network, inputs if kind is dict else kind(inputs.values()))
+        rng = np.random.default_rng(0)
+        batch = {k: rng.normal(size=(2, *x.shape[1:])).astype("float32") for k, x in inputs.items()}
+        answer = model(batch if kind is dict else [*batch.values()])
+        np.testing.assert_allclose(answer, network(**batch), rtol=1e-5, atol=1e-6)
+        pruned_like_its_twin(scramble(model))
+
+    def test_a_list_stays_one_argument_where_one_is_wanted(self):
+        model = to_functional(self.First(), [keras.Input((8, 8, 3))])
+        assert model.output_shape == (None, 8, 8, 4)
+
+    @pytest.mark.parametrize(
+        "build, inputs, words",
+        [
+            (Two, lambda: keras.Input((8, 8, 3)), "can't be made functional.*Received: .*depth"),
+            (Two, lambda: {"image": keras.Input((8, 8, 3))}, "can't be made functional.*depth"),
+            (First, lambda: [keras.Input((9, 8, 3))], "can't be made functional.*odd size"),
+            (First, lambda: [keras.Input((None, 8, 3))], "Remedy: .*sizes instead of None"),
+            (First, lambda: (16, 16, 3), r"Expected: `keras.Input`.*Received: \(16, 16, 3\)"),
+            (lambda: 3, lambda: None, "is no model. Expected: a `keras.Model`. Received: 3"),
+        ],
+    )
+    def test_what_does_not_fit_is_one_clear_error(self, build, inputs, words):
+        with pytest.raises(ValueError, match=words):
+            to_functional(build(), inputs())

@@ -156,12 +156,19 @@ def pooling_and_resizing(i, size):
 
 
 @builder
+def resized_to_a_given_size(i, size):
+    """Keras notes `training=True` down wherever it calls a `Resizing`."""
+    return block(layers.Resizing(20, 20)(block(i, 8, size, strides=2)), 6, size)
+
+
+@builder
 def padded_dilated_and_transposed(i, size):
     x = layers.ZeroPadding2D(size - 1)(block(i, 8, size))
     x = block(layers.Conv2D(9, size, dilation_rate=2)(x), 6, size)
     return layers.Conv2DTranspose(5, size, padding="same", use_bias=False)(x)
 
 
+@pytest.mark.filterwarnings("error:Constants of dropped channels")
 @pytest.mark.parametrize("size", [1, 3])
 @pytest.mark.parametrize("name", BUILDERS)
 def test_nothing_is_lost_with_constant_channels(name, size):
@@ -288,6 +295,61 @@ class TestWhereTheConstantGoes:
         small = shrink(model, plan, fold_constants=True)
         assert small.get_layer("reader").use_bias
         assert difference(model, small) < 1e-5
+
+
+class OwnConvolution(layers.Conv2D):
+    """May do anything."""
+
+
+class TestWhatIsLostIsNamed:
+    READERS = {
+        "einsum": lambda: layers.EinsumDense("bhwc,cd->bhwd", (8, 8, 5), name="lossy"),
+        "norm": lambda: layers.RMSNormalization(name="lossy"),
+        "strided": lambda: layers.Conv2DTranspose(5, 2, strides=2, name="lossy"),
+        "subclass": lambda: OwnConvolution(5, 1, name="lossy"),
+        "wrapper": lambda: layers.TimeDistributed(layers.Dense(5), name="lossy"),
+    }
+
+    def pruned(self, *lossy):
+        i = image()
+        x = block(i, 8)
+        answers = [
+            layers.Conv2D(2, 1, name="reader")(x),
+            *(layers.Conv2D(2, 1)(r(x)) for r in lossy),
+        ]
+        return silent(keras.Model(i, answers))
+
+    @pytest.mark.parametrize("reader", READERS)
+    def test_layers_that_constants_cannot_be_put_into(self, reader):
+        model, plan = self.pruned(self.READERS[reader]())
+        with pytest.warns(UserWarning, match="Constants of dropped.*lost in 'lossy'"):
+            shrink(model, plan, fold_constants=True, check=False)
+
+    def test_sums_over_channels_too_and_many_in_short(self):
+        def total(x):
+            return ops.sum(x, axis=-1, keepdims=True)
+
+        model, plan = self.pruned(*[total] * 20)
+        with pytest.warns(UserWarning, match="'sum.* and 1[0-9] more") as caught:
+            shrink(model, plan, fold_constants=True, check=False)
+        (told,) = (str(x.message) for x in caught if x.category is UserWarning)
+        assert "'reader'" not in told
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_a_dense_layer_along_another_axis_than_the_dropped_channels(self):
+        i = image()
+        x = layers.Permute((1, 3, 2))(block(i, 6))
+        x = layers.Permute((1, 3, 2))(layers.Dense(8)(x))
+        model, plan = silent(keras.Model(i, layers.Conv2D(2, 1)(x)))
+        shrink(model, plan, fold_constants=True, check=False)
+
+    @pytest.mark.filterwarnings("error::UserWarning")
+    def test_nothing_is_lost_that_is_zero_or_that_nobody_asked_for(self):
+        model, plan = self.pruned(self.READERS["einsum"]())
+        shrink(model, plan, check=False)
+        (normalization,) = (x for x in model.layers if isinstance(x, layers.BatchNormalization))
+        normalization.beta.assign(ops.zeros_like(normalization.beta))
+        shrink(model, plan, fold_constants=True, check=False)
 
 
 class TestNothingIsGuessed:

@@ -2,6 +2,7 @@
 
 import math
 
+import numpy as np
 from keras import layers
 
 from tfseg_prune.graph.nodes import is_nested, walk
@@ -31,6 +32,8 @@ def _macs(model):
             total += _macs(operation)
             continue
         given = [tuple(t.shape) for t in node.arguments.keras_tensors]
+        if type(operation).__name__ == "Conv":
+            given.append(np.shape(node.arguments.args[1]))
         total += _macs_of(operation, given, tuple(node.outputs[0].shape))
     return total
 
@@ -69,7 +72,7 @@ def _macs_of(operation, given, answer):
     if name == "DotProductAttention":
         return 2 * math.prod(answer[1:]) * given[1][1]
     if name == "Conv":
-        return math.prod(answer[1:]) * 3 * 3 * given[0][-1]
+        return math.prod(answer[1:]) * math.prod(given[1][:-1])
     return 0
 
 

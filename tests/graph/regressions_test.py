@@ -8,7 +8,16 @@ from keras import layers, ops
 from tests.graph.nets import conv, image, scramble
 from tests.graph.properties import check_pruning
 from tests.graph.recount import recount
-from tfseg_prune.graph import ChannelGraph, PruningPlan, check_equal, cost, masked_twin, shrink
+from tfseg_prune.graph import (
+    ChannelGraph,
+    PruningPlan,
+    SurgeryError,
+    check_equal,
+    cost,
+    masked_twin,
+    shrink,
+    verify,
+)
 
 
 def pruned(model, **dropped):
@@ -86,6 +95,13 @@ def test_statistics_are_no_parameters_whatever_axis_they_follow():
     assert (cost(model).macs, cost(model).params) == recount(model)
 
 
+def test_a_constant_kernel_costs_what_its_shape_says():
+    i = image()
+    x = ops.conv(layers.Conv2D(6, 1)(i), np.ones((5, 2, 6, 4), "float32"), padding="same")
+    model = keras.Model(i, layers.Conv2D(4, 1)(x))
+    assert (cost(model).macs, cost(model).params) == recount(model)
+
+
 @pytest.mark.parametrize("first", [0, 1])
 def test_a_layer_that_is_called_along_channels_and_along_places(first):
     """In one call its kernel reads channels, in the other places, whose number is fixed."""
@@ -142,3 +158,27 @@ def test_a_layer_that_is_called_on_maps_and_on_vectors():
     model = keras.Model(i, layers.Dense(3)(shared(x) * gate))
     model, plan, small = pruned(model, conv=[0, 4, 5], shared=[2])
     check_equal(masked_twin(model, plan), small)
+
+
+def test_attention_that_is_kept_whole_costs_what_it_computes():
+    """Queries change from channel to channel and values from head to head: both are kept."""
+    i = keras.Input((6, 4))
+    query = layers.Reshape((6, 2, 4))(layers.Dense(8, name="query")(i))
+    value = ops.repeat(ops.expand_dims(layers.Dense(2)(i), -1), 4, axis=-1)
+    y = ops.dot_product_attention(query, query, value)
+    model = keras.Model(i, layers.Dense(3)(layers.Reshape((6, 8))(y)))
+    graph = ChannelGraph(model)
+    assert not graph.prunable[graph.producers["query"]].any()
+    assert (cost(model).macs, cost(model).params) == recount(model)
+
+
+def test_a_division_by_what_pruning_zeroes_is_named_as_a_cause_of_nan():
+    i = image()
+    x = ops.relu(layers.Conv2D(6, 1, name="conv")(i))
+    model = keras.Model(i, layers.Conv2D(3, 1)(x / ops.sum(x, axis=-1, keepdims=True)))
+    with pytest.raises(SurgeryError, match="answers NaN.*Remedy: .*division by zero"):
+        pruned(model, conv=range(5))  # the sixth is 0 somewhere
+
+
+def test_shrink_says_from_how_many_macs_on_it_compares_at_a_reduced_size():
+    assert f"above {verify._CHECK_MACS / 1e9:g} GMACs" in shrink.__doc__

@@ -64,6 +64,18 @@ def test_a_layer_is_taught_by_its_full_name():
         del rules._RULES[name]
 
 
+@pytest.mark.parametrize("mode", ["int8", "int4", "float8"])
+def test_a_quantized_layer_is_refused_with_the_remedy(mode):
+    i = keras.Input((9, 6))
+    attend = layers.MultiHeadAttention(2, 4)
+    x = layers.TimeDistributed(layers.Dense(8))(attend(i, i))
+    model = keras.Model(i, layers.Dense(3, name="last")(x))
+    for layer in (model.layers[-1], model.layers[-2].layer, attend._query_dense):
+        layer.quantize(mode)
+        with pytest.raises(ValueError, match=f"quantized.*'{mode}'.*prune before quantizing"):
+            ChannelGraph(model)
+
+
 class Flip(keras.Operation):
     """Called like an operation of Keras, but it isn't one."""
 
@@ -147,11 +159,16 @@ class TestCounts:
         [
             (lambda x, y: ops.einsum("bnc,bmc->bnm", x, y), 9 * 5 * 6),
             (lambda x, y: ops.einsum("bnc,bmc->bc", x, y), 9 * 5 * 6),
+            (lambda x, y: ops.einsum("bnc,bmc->nmb", x, y), 9 * 5 * 6),
+            (lambda x, y: ops.einsum("bnc,bmc->", x, y), 9 * 5 * 6),
+            (lambda x, y: ops.einsum("nbc,bmc->bnm", ops.swapaxes(x, 0, 1), y), 9 * 5 * 6),
             (lambda x, y: ops.matmul(x, ops.transpose(y, (0, 2, 1))), 9 * 5 * 6),
             (lambda x, y: layers.Dot(2)([x, y]), 9 * 5 * 6),
             (lambda x, y: ops.matmul(x, np.ones((6, 4), "float32")), 9 * 6 * 4),
             (lambda x, y: ops.tensordot(x, np.ones((6, 3)), 1), 9 * 6 * 3),
             (lambda x, y: layers.EinsumDense("abc,cde->abde", (9, 2, 4))(x), 9 * 6 * 2 * 4),
+            (lambda x, y: layers.EinsumDense("abc,cde->abde", (None, 2, 4))(x), 9 * 6 * 2 * 4),
+            (lambda x, y: layers.EinsumDense("abc,cd->bda", (4, None))(x), 9 * 6 * 4),
             (lambda x, y: layers.EinsumDense("...x,xy->...y", 4)(x), 9 * 6 * 4),
         ],
     )

@@ -186,14 +186,26 @@ def test_a_subclassed_model_is_one_clear_error():
         ("recurrent_layers", "a LSTM whose steps share one state"),
         ("along_the_channels", "mixed along the channel axis by Softmax"),
         ("extremes_over_channels", "mixed along the channel axis by Max"),
-        ("products_that_cross", "combined with channels along another axis"),
-        ("one_channel_many_times", "combined with a tensor whose width is fixed"),
+        ("products_that_cross", "multiplied with channels along another axis"),
+        ("one_channel_many_times", "copied by"),
+        ("pooled_to_a_fixed_width", "combined with a tensor whose width is fixed"),
         ("unequal_repeats", "repeated a different number of times"),
     ],
 )
 def test_what_mixes_channels_is_frozen_and_the_reason_says_how(name, reason):
     graph = ChannelGraph(NETS[name]())
     assert any(reason in why for why in graph.frozen.values()), set(graph.frozen.values())
+
+
+@pytest.mark.parametrize(
+    "name, free", [("linear_attention", "values"), ("bilinear_pooling", "longest")]
+)
+def test_of_channels_by_channels_the_longer_side_is_free(name, free):
+    graph = ChannelGraph(NETS[name]())
+    units = graph.producers[free]
+    assert graph.prunable[units].all() and len(set(units.tolist())) == len(units)
+    reasons = set(graph.frozen.values())
+    assert any("multiplied with channels along another axis" in why for why in reasons)
 
 
 def test_groups_of_a_grouped_convolution_keep_equally_many_but_not_the_same():

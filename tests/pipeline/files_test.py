@@ -98,3 +98,33 @@ def test_a_subclassed_model_is_one_clear_error(tmp_path):
     net.save(tmp_path / "net.keras")
     with pytest.raises(ValueError, match="functional or Sequential.*Could not locate class 'Net'"):
         files.load_model(tmp_path / "net.keras")
+
+
+class Doubled(keras.layers.Layer):
+    def call(self, x):
+        return 2 * x
+
+
+def test_a_layer_of_ones_own_is_named_however_deep_it_lies(tmp_path):
+    images = keras.Input((8, 8, 3))
+    model = keras.Model(images, Doubled()(images))
+    for depth in range(3):
+        path = tmp_path / f"{depth}.keras"
+        model.save(path)
+        with pytest.raises(
+            ValueError, match="'Doubled'.*Remedy:.*Python.*register_keras"
+        ) as caught:
+            files.load_model(path)
+        assert len(str(caught.value)) < 900 and "\n" not in str(caught.value)
+        model = keras.Sequential([keras.Input((8, 8, 3)), model])
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_hdf5_file_is_to_be_saved_anew(tmp_path):
+    small().save(tmp_path / "old.h5")
+    (tmp_path / "old.h5").rename(tmp_path / "renamed.keras")
+    small().save(tmp_path / "old.h5")
+    for name in ("old.h5", "renamed.keras"):
+        with pytest.raises(ValueError, match="HDF5.*Remedy:.*load_model.*save.*\\.keras") as caught:
+            files.load_model(tmp_path / name)
+        assert "cut off" not in str(caught.value)

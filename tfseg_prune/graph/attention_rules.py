@@ -134,13 +134,13 @@ def dot_product_attention(trace, op, query, key, value, *others, bias=None, mask
     given = _flat([*others, bias, mask, scale])
     wide = any(axis == 2 for axis in axes) and any(_heads(x) > 1 for x in given)
     alike = all(isinstance(x, Channels) and x.shape[2:] == query.shape[2:] for x in parts)
+    _, queries, heads, width = query.shape
+    pairs = (queries or math.nan) * (key.shape[1] or math.nan)
     if others or wide or not alike or len(axes) > 1 or not axes <= {2, 3}:
+        trace.macs(pairs * heads * (width + value.shape[-1]))
         return trace.keep_whole("whose heads or channels don't correspond")
-    width = query.shape[-1]
     scale = 1 / math.sqrt(width) if scale is None else scale
     ids = trace.elementwise(*[Channels(x.ids, query.shape) for x in parts]).ids
-    _, queries, heads, _ = query.shape
-    pairs = (queries or math.nan) * (key.shape[1] or math.nan)
     trace.record.contracts = axes == {3}
     trace.macs(2 * pairs * heads * width / ids.size, ids)
 

@@ -82,7 +82,8 @@ class ChannelGraph:
                 "No rule says how channels pass through these layers, so the channels that they"
                 f" read and answer are kept whole and their MACs aren't counted:"
                 f" {', '.join(trace.unknown)}. Teach them with `tfseg_prune.register_rule`, or open"
-                " those that are made of layers with `tfseg_prune.to_functional`.",
+                " those that are made of layers with `tfseg_prune.to_functional`, which says why"
+                " others stay closed.",
                 stacklevel=2,
             )
         self.records = {record.name: record for record in trace.records.values()}
@@ -93,6 +94,11 @@ class ChannelGraph:
         self.prunable[self.unit_of[CONSTANT]] = False
         for ids, _ in trace.frozen:
             self.prunable[self.unit_of[ids]] = False
+        # Copies of a channel that meet no layer's channels: no plan could name them.
+        produced = np.zeros(self.num_units, bool)
+        for units in self.producers.values():
+            produced[units] = True
+        self.prunable &= produced
         self.balanced = [self.unit_of[ids] for ids in trace.balanced]
         self.balanced_by = trace.balanced_by
 

@@ -98,10 +98,16 @@ class Constancy:
     Attributes:
         read: {id(layer): constants [inputs] that its kernel meets in every one of its calls, NaN
             where they aren't known, differ between calls, or lie in no window as a whole}.
+        met: {id(layer): booleans [inputs], whether a constant other than 0 meets its kernel in one
+            of its calls}, of the layers in `read`.
+        summed: {id(operation): list of arrays of ids of its inputs that are constants other than
+            0}, of the other operations that sum over channels.
     """
 
     def __init__(self, records, as_beta=None):
         self.read = {}
+        self.met = {}
+        self.summed = {}
         self._records = records
         self._as_beta = as_beta
 
@@ -127,8 +133,8 @@ class Constancy:
         kind = type(operation)
         shapes = [tuple(tensor.shape) for tensor in node.outputs]
         nothing = [unknown(shape) for shape in shapes]
-        if node.arguments.kwargs.get("training"):
-            return nothing  # statistics of the batch, or noise
+        if node.arguments.kwargs.get("training") and kind not in _MOVES:
+            return nothing  # statistics of the batch, or noise; Keras says it to every `Resizing`
         record = self._records[id(operation)]
         elementwise = _is_elementwise(operation)
         if not (elementwise or kind in _RESHAPES or _is_op(operation, _RESHAPES_OPS)):
@@ -136,6 +142,11 @@ class Constancy:
                 _along_one_axis(x, (channels.varying or [-1])[0])
                 for x, channels in zip(given, record.inputs)
             ]
+        reads = [ids for slot in record.slots for ids in slot.reads.values()]
+        if kind not in _WITH_KERNEL and (record.contracts or reads):
+            self.summed.setdefault(id(operation), []).extend(
+                _constant_ids(x, channels) for x, channels in zip(given, record.inputs)
+            )
         if kind is layers.BatchNormalization:
             answers = [self._normalized(operation, *given)]
         elif kind in _WITH_KERNEL:
@@ -166,12 +177,15 @@ class Constancy:
     def _convolved(self, layer, x, shape):
         """Constants behind a convolution or dense layer; notes what its last kernel reads."""
         axis = rules.channel_axis(layer)
+        met = np.nan_to_num(x.along(axis)[0]) != 0
         values, inner = _in_windows(layer, x, axis)
         *first, (kernel, groups) = kernels_of(layer)
         for early, early_groups in first:
             values, inner = _summed(values, inner, early, early_groups)
         seen = self.read.get(id(layer), values)
         self.read[id(layer)] = np.where(seen == values, values, np.nan)
+        met = np.repeat(met, len(values) // len(met))
+        self.met[id(layer)] = self.met.get(id(layer), False) | met
         values, inner = _summed(values, inner, kernel, groups)
         values = values + _array(layer.bias, 0.0)
         if not rules.is_elementwise(layer.activation):
@@ -334,6 +348,12 @@ def _moved(node, given):
     if sum(x.ids.size for x in answers) > sum(x.values.size for x in given):
         values[inner] = np.nan
     return [Constants(values[x.ids], inner[x.ids], x.shape) for x in answers]
+
+
+def _constant_ids(x, channels):
+    """Ids of a tensor's channels that are known to be constant and not 0."""
+    constant = ~np.isnan(x.values) & (x.values != 0)
+    return np.unique(np.extract(*np.broadcast_arrays(constant, channels.ids)))
 
 
 def _along_one_axis(x, axis):

@@ -5,6 +5,10 @@ has no weights of its own, running `call` on symbolic tensors says what it does:
 functional model that shares the layers, and so the weights, with the original.
 """
 
+import inspect
+import re
+import warnings
+
 import keras
 import numpy as np
 from keras import ops
@@ -15,6 +19,7 @@ from tfseg_prune.graph.rules import find_rule
 
 # Batch of the symbolic run: shapes then hold no unknown, whatever `call` computes from them.
 _BATCH = 17
+_NAMED = 8  # a warning names at most so many layers
 
 
 def to_functional(model, inputs=None):
@@ -24,16 +29,19 @@ def to_functional(model, inputs=None):
     segmenter = keras_hub.models.SegFormerImageSegmenter(backbone, num_classes=19)
     model = tsp.to_functional(segmenter)          # its attention blocks can now be pruned
     model = tsp.to_functional(MyUNet(), keras.Input((256, 256, 3)))   # a subclassed model
+    model = tsp.to_functional(MyRGBD(), [image, depth])               # `call(self, image, depth)`
     ```
 
     Layers that have a rule, weights of their own, or a `call` that symbolic tensors can't run stay
-    as they are: `ChannelGraph` then keeps what they touch whole. Every layer that is replaced is
-    compared on random input first. What its `call` does in training only, other than through the
-    layers that it calls, is lost.
+    as they are, and a warning says why: `ChannelGraph` keeps what they touch whole. Every layer
+    that is replaced is compared on random input first. What its `call` does in training only, other
+    than through the layers that it calls, is lost.
 
     Args:
         model: `keras.Model`. It isn't changed, and shares its weights with the answer.
-        inputs: `keras.Input`, or a list or dict of them, for a subclassed model.
+        inputs: `keras.Input`, or a list or dict of them, for a subclassed model. Where its `call`
+            demands several arguments a list holds them, in order; a dict whose keys are names of
+            its arguments holds them by name.
 
     Returns:
         A functional `keras.Model`; `model` itself where it hides nothing.
@@ -41,24 +49,79 @@ def to_functional(model, inputs=None):
     Raises:
         ValueError: If a subclassed model comes without inputs or can't be converted.
     """
+    if not isinstance(model, keras.layers.Layer):
+        raise ValueError(f"That is no model. Expected: a `keras.Model`. Received: {model!r}")
     conversion = _Conversion()
     if is_nested(model):
-        return conversion.convert(model)
+        converted = conversion.convert(model)
+    else:
+        converted = _of_subclassed(model, inputs, conversion)
+    if conversion.reasons:
+        told = [f"'{name}' ({why})" for name, why in conversion.reasons.items()]
+        more = f" and {len(told) - _NAMED} more" if len(told) > _NAMED else ""
+        warnings.warn(
+            f"These layers stay as they are: {', '.join(told[:_NAMED])}{more}. Expected"
+            " of a layer that can be opened: a `call` that only calls layers and `keras.ops`, and"
+            " no weights but those of its layers. Remedy: teach others with"
+            " `tfseg_prune.register_rule`.",
+            stacklevel=2,
+        )
+    return converted
+
+
+def _of_subclassed(model, inputs, conversion):
+    """The functional model of a subclassed one; arguments and errors as of `to_functional`."""
     if inputs is None:
         raise ValueError(
             f"The subclassed model '{model.name}' has no graph. Expected: its inputs, from which"
             " one can be made. Received: none. Remedy: `to_functional(model, keras.Input((height,"
             " width, 3)))`"
         )
-    model(inputs)  # builds its layers
-    opened = conversion.opened(model, (inputs,), {})
+    flat = keras.tree.flatten(inputs)
+    if not all(isinstance(x, keras.KerasTensor) for x in flat):
+        raise ValueError(
+            f"The inputs of '{model.name}' make no sense. Expected: `keras.Input`, or a list or"
+            f" dict of them. Received: {inputs!r}. Remedy: `keras.Input((height, width, 3))`"
+        )
+    args, kwargs = _arguments(model, inputs)
+    try:
+        model(*args, **kwargs)  # builds its layers
+        opened = conversion.opened(model, args, kwargs)
+        why = conversion.reasons.get(model.name)
+    except Exception as error:  # whatever the `call` of somebody's model may raise
+        opened, why = None, _in_short(error)
     if opened is None:
+        is_open = any(None in x.shape[1:] for x in flat)
         raise ValueError(
             f"The subclassed model '{model.name}' can't be made functional. Expected: a `call` that"
-            " only calls layers and `keras.ops`, and no weights but those of its layers. Received:"
-            f" {conversion.reasons[model.name]}"
+            " takes these inputs, and only calls layers and `keras.ops`, and no weights but those"
+            f" of its layers. Received: {why}"
+            + (". Remedy: inputs with sizes instead of None" if is_open else "")
         )
     return opened
+
+
+def _arguments(model, inputs):
+    """(args, kwargs) by which a model is called on its inputs."""
+    parameters = [
+        p
+        for p in inspect.signature(model.call).parameters.values()
+        if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)
+    ]
+    if isinstance(inputs, dict) and set(inputs) <= {p.name for p in parameters}:
+        return (), inputs
+    demanded = [p for p in parameters if p.default is p.empty]
+    if isinstance(inputs, (list, tuple)) and len(demanded) > 1:
+        return tuple(inputs), {}
+    return (inputs,), {}
+
+
+def _in_short(error):
+    # Keras wraps what a `call` raised, in bold, once for every layer around it.
+    plain = re.sub("\x1b\\[[0-9]*m", "", str(error))
+    said = re.split(r"Exception encountered when calling .*|Error encountered:", plain)[-1]
+    first = said.strip().split("\n")[0][:200]
+    return f"{type(error).__name__}: {first}"
 
 
 class _Conversion:
@@ -98,8 +161,7 @@ class _Conversion:
             try:
                 self._opened[key] = self._open(layer, args, kwargs, given)
             except Exception as error:  # whatever the `call` of somebody's layer may raise
-                first = str(error).strip().split("\n")[0][:200]
-                self.reasons[layer.name] = f"{type(error).__name__}: {first}"
+                self.reasons[layer.name] = _in_short(error)
                 self._opened[key] = None
         return self._opened[key]
 
@@ -111,7 +173,8 @@ class _Conversion:
         args_now, kwargs_now = _replaced(args, kwargs, fixed)
         alone = len(args) == 1 and not tensors_in(kwargs)
         answers = layer.call(*args_now, **kwargs_now)
-        traced = keras.Model(args_now[0] if alone else fixed, answers, name=layer.name)
+        structure = args_now[0] if alone else kwargs_now if not args else fixed
+        traced = keras.Model(structure, answers, name=layer.name)
         opened = self._rebuilt(traced, batch=_BATCH)
 
         def original(batch, rounded=None):  # one layer, into which no rounding can be put

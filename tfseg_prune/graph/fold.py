@@ -17,6 +17,7 @@ the sum of their betas.
 """
 
 import dataclasses
+import warnings
 
 import numpy as np
 from keras import layers
@@ -26,6 +27,7 @@ from tfseg_prune.graph.constants import Constancy, kernels_of, products
 from tfseg_prune.graph.nodes import functional, is_nested, walk
 
 MODES = ("none", "exact", "beta")
+_NAMED = 8  # a warning names at most so many layers
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,6 +83,7 @@ def offsets(model, records, kept, mode):
         return Offsets()
     constancy = Constancy(records, (lambda ids: ~kept.mask(ids)) if mode == "beta" else None)
     constancy.run(model)
+    _warn_of_lost(records.values(), constancy, kept)
     found = Offsets()
     neighbours = _Neighbours(model)
     for record in records.values():
@@ -102,6 +105,31 @@ def offsets(model, records, kept, mode):
         else:
             found.biases[id(layer)] = offset
     return found
+
+
+def _warn_of_lost(records, constancy, kept):
+    """Names the operations that read constants of dropped channels that can't be put into them."""
+    lost = []
+    for record in records:
+        layer = record.operation
+        reads = [ids for slot in record.slots for ids in slot.reads.values()]
+        ids = np.concatenate([np.zeros(0, int), *constancy.summed.get(id(layer), [])])
+        if not record.contracts:
+            ids = np.intersect1d(ids, np.concatenate([np.zeros(0, int), *reads]))
+        if id(layer) in constancy.read and len(reads) == 1:
+            ids = reads[0][constancy.met[id(layer)] & np.isnan(constancy.read[id(layer)])]
+        if not kept.mask(ids).all():
+            lost.append(f"'{record.name}'")
+    if lost:
+        more = f" and {len(lost) - _NAMED} more" if len(lost) > _NAMED else ""
+        warnings.warn(
+            f"Constants of dropped channels are lost in {', '.join(lost[:_NAMED])}{more}. Expected"
+            " as their readers: convolutions, separable and transposed ones (without strides)"
+            " included, and dense layers, no subclasses, that meet the same constant in every call"
+            " and have windows within the image. The smaller model is sound, but answers something"
+            " else than the whole one there.",
+            stacklevel=5,
+        )
 
 
 class _Neighbours:

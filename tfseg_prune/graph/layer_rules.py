@@ -11,6 +11,7 @@ from tfseg_prune.graph.rules import (
     activate,
     axes_of,
     channel_axis,
+    combined,
     find_rule,
     mix,
     register_rule,
@@ -53,12 +54,6 @@ register_rule(
     layers.UpSampling1D,
     layers.UpSampling2D,
     layers.UpSampling3D,
-    layers.ZeroPadding1D,
-    layers.ZeroPadding2D,
-    layers.ZeroPadding3D,
-    layers.Cropping1D,
-    layers.Cropping2D,
-    layers.Cropping3D,
     layers.Resizing,
     layers.CenterCrop,
 )(spatial)
@@ -127,7 +122,7 @@ def global_pooling(trace, layer, x, *_, **__):
     "keras.src.applications.inception_resnet_v2.CustomScaleLayer",
 )
 def merge(trace, layer, xs):
-    return trace.elementwise(*xs)
+    return combined(trace, xs, listed=True)
 
 
 @register_rule(

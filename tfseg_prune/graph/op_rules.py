@@ -11,6 +11,7 @@ from tfseg_prune.graph.ids import Channels, size_of
 from tfseg_prune.graph.rules import (
     axes_of,
     channel_axis,
+    combined,
     cut_constants,
     mix,
     no_channels,
@@ -54,16 +55,7 @@ def elementwise(trace, op, *xs):
     """What meets is united; a constant per channel loses the entries of dropped channels."""
     if any(x is None for x in xs):
         return trace.keep_whole("with one operand only")
-    answer = trace.elementwise(*xs)
-    cuts = {}
-    for position, x in enumerate(xs):
-        if not isinstance(x, Channels) and len(answer.varying) == 1:
-            lead = len(trace.shape) - np.ndim(x)
-            axis = answer.varying[0] - lead
-            if axis >= 0 and np.shape(x)[axis] > 1:
-                cuts[position] = {axis: answer.ids.reshape(-1)}
-    cut_constants(trace, cuts)
-    return answer
+    return combined(trace, xs)
 
 
 @register_rule("Clip")

@@ -1,10 +1,10 @@
 """How channel ids pass through what picks some of the channels: splits, slices and gathers."""
 
 import numpy as np
-from keras import ops
+from keras import layers, ops
 
 from tfseg_prune.graph.ids import Channels
-from tfseg_prune.graph.rules import axes_of, no_channels, register_rule
+from tfseg_prune.graph.rules import axes_of, channel_axis, no_channels, register_rule
 from tfseg_prune.graph.shape_rules import frozen_answer
 
 
@@ -51,6 +51,28 @@ def split(trace, op, x):
     trace.record.selects = True
     trace.call(resplit)
     return [trace.channels(part, shape, axis) for part, shape in zip(parts, trace.shapes)]
+
+
+@register_rule(layers.Cropping1D, layers.Cropping2D, layers.Cropping3D)
+def cropping(trace, layer, x):
+    sides = np.reshape(layer.cropping, (-1, 2))
+    first = 2 if channel_axis(layer) == 1 else 1
+    cropped = [axis for axis in x.varying if axis - first in range(len(sides))]
+    if not cropped:
+        return Channels(x.ids, trace.shape)
+    (axis,) = cropped
+    ids = x.ids.reshape(-1)
+    before, after = sides[axis - first]
+    end = len(ids) - after
+
+    def setting(kept):
+        new = sides.tolist()
+        new[axis - first] = [kept.count(ids[:before]), kept.count(ids[end:])]
+        return new if len(new) > 1 else new[0]
+
+    trace.config("cropping", setting)
+    trace.record.selects = True
+    return trace.channels(ids[before:end], trace.shape, axis)
 
 
 @register_rule("Unstack")

@@ -40,8 +40,16 @@ def contraction(trace, operands, terms, out):
             cuts[position] = {axis: along[n] for axis, n in long.items() if n in along}
     cut_constants(trace, cuts)
     _count(trace, operands, terms, out, along)
-    kept = [trace.channels(along[n], trace.shape, a) for a, n in enumerate(out) if n in along]
-    return trace.elementwise(*kept) if kept else no_channels(trace.shape)
+    kept = [axis for axis, letter in enumerate(out) if letter in along]
+    if not kept:
+        return no_channels(trace.shape)
+    # Rows and columns can't be dropped apart: the longest axis stays free (the last of equals).
+    free = max(kept, key=lambda axis: (len(along[out[axis]]), axis))
+    for axis in kept:
+        if axis != free:
+            why = "multiplied with channels along another axis"
+            trace.freeze(along[out[axis]], f"{why} by '{trace.record.name}'")
+    return trace.channels(along[out[free]], trace.shape, free)
 
 
 def _letters_with_channels(trace, given):
@@ -63,12 +71,15 @@ def _count(trace, operands, terms, out, along):
     """Multiplications per sample: the product of all sizes but the batch."""
     if len(operands) < 2:
         return
-    sizes, batch = {}, set(out[:1])
+    sizes, first, batch = {}, set(), set()
     for x, term in zip(operands, terms):
         for letter, size in zip(term, _shape(x)):
             sizes[letter] = max(sizes.get(letter) or 0, size or 0) or None
-        if isinstance(x, Channels) and x.shape and x.shape[0] is None:
-            batch.add(term[0])
+        if isinstance(x, Channels) and x.shape:
+            (batch if x.shape[0] is None else first).add(term[0])
+    if not batch:
+        # Another axis than the first may hold the samples, or their number is fixed.
+        batch = set(out[:1]) if out and sizes[out[0]] is None else first
     fixed = [n or math.nan for a, n in sizes.items() if a not in batch and a not in along]
     trace.macs(math.prod(fixed), *along.values())
 
@@ -193,8 +204,9 @@ def einsum_dense(trace, layer, x):
         follows={axis: along[n] for axis, n in axes.items() if n in term and n in out},
     )
     _follow_answer(trace, layer, equation, out, along)
-    sizes = dict(zip(kernel + out, (*layer.kernel.shape, *trace.shape)))
-    fixed = [size or math.nan for n, size in sizes.items() if n != out[0] and n not in along]
+    # Keras takes `None` in the setting `output_shape` for an answer, whatever the input's size.
+    sizes = dict(zip(kernel + term, (*layer.kernel.shape, *x.shape)))
+    fixed = [size or math.nan for n, size in sizes.items() if n != term[0] and n not in along]
     trace.macs(math.prod(fixed), *along.values())
     for axis, n in enumerate(out):
         if n in along:

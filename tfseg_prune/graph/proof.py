@@ -91,7 +91,8 @@ def compare(names, reference, answers, batch, tolerance):
         if not np.isfinite(expected).all():
             raise SurgeryError(
                 f"The masked twin answers NaN or infinity at '{name}', so nothing can be compared."
-                " Remedy: look for NaN in the model's weights, or pass `check=False`."
+                " Remedy: look for NaN in the model's weights or a division by zero (where what is"
+                " divided by is zeroed), or pass `check=False`."
             )
         relative = _relative_difference(expected, answer)
         worst = max(worst, relative)

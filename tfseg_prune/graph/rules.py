@@ -14,8 +14,8 @@ def my_scale(trace, layer, x):
     return x
 ```
 
-`layer_rules`, `norm_rules`, `shape_rules`, `product_rules` and `attention_rules` beside this file
-hold those of the other layers, and `op_rules` those of raw `keras.ops`.
+`layer_rules`, `norm_rules`, `shape_rules`, `pick_rules`, `product_rules` and `attention_rules`
+beside this file hold those of the other layers, and `op_rules` those of raw `keras.ops`.
 """
 
 import math
@@ -136,23 +136,37 @@ def mix(trace, x, axes, what):
         trace.freeze(x.ids, f"mixed along the channel axis by {what} '{trace.record.name}'")
 
 
-def cut_constants(trace, cuts):
+def cut_constants(trace, cuts, *, listed=False):
     """Has the operation called with its constants cut to what is kept.
 
     Args:
         trace: `Trace`.
         cuts: {position of the argument: {axis: ids along it}}.
+        listed: Whether positions are those in a list, the operation's first argument.
     """
     cuts = {position: axes for position, axes in cuts.items() if axes}
 
     def cut(kept, op, *args, **kwargs):
-        args = list(args)
+        given = list(args[0] if listed else args)
         for position, axes in cuts.items():
-            args[position] = _compressed(args[position], axes, kept)
-        return op(*args, **kwargs)
+            given[position] = _compressed(given[position], axes, kept)
+        return op(given, *args[1:], **kwargs) if listed else op(*given, **kwargs)
 
     if cuts:
         trace.call(cut)
+
+
+def combined(trace, xs, *, listed=False):
+    """`Channels` of an elementwise operation on tensors and constants, which are cut."""
+    answer = trace.elementwise(*xs)
+    cuts = {}
+    for position, x in enumerate(xs):
+        if not isinstance(x, Channels) and len(answer.varying) == 1:
+            axis = answer.varying[0] - (len(trace.shape) - np.ndim(x))
+            if axis >= 0 and np.shape(x)[axis] > 1:
+                cuts[position] = {axis: answer.ids.reshape(-1)}
+    cut_constants(trace, cuts, listed=listed)
+    return answer
 
 
 def _compressed(constant, axes, kept):

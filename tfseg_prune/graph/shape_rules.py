@@ -10,7 +10,13 @@ import numpy as np
 from keras import layers, ops
 
 from tfseg_prune.graph.ids import CONSTANT, Channels, reshape_ids, size_of
-from tfseg_prune.graph.rules import axes_of, channel_axis, no_channels, register_rule
+from tfseg_prune.graph.rules import (
+    axes_of,
+    channel_axis,
+    cut_constants,
+    no_channels,
+    register_rule,
+)
 
 
 def frozen_answer(trace, x, what):
@@ -22,9 +28,13 @@ def frozen_answer(trace, x, what):
 # Joining.
 
 
-def concatenate_ids(trace, xs, axis):
-    """Channels of a concatenation along `axis`."""
+def concatenate_ids(trace, given, axis, *, listed=True):
+    """Channels of a concatenation along `axis` of tensors and constants.
+
+    `listed` says whether the operation takes them as one list.
+    """
     axis %= len(trace.shape)
+    xs = [_as_channels(x) for x in given]
     varying = {a for x in xs for a in x.varying}
     lengths = [x.shape[axis] for x in xs]
     if varying <= {axis} and None not in lengths and any(x.has_channels for x in xs):
@@ -35,7 +45,32 @@ def concatenate_ids(trace, xs, axis):
     for x in xs:
         crosses = axis in x.varying
         parts.append(frozen_answer(trace, x, "joined crosswise") if crosses else x)
-    return trace.elementwise(*[Channels(x.ids, trace.shape) for x in parts])
+    return _beside(trace, given, [x.ids for x in parts], lambda along: along, listed)
+
+
+def _as_channels(x):
+    return x if isinstance(x, Channels) else no_channels(np.shape(x))
+
+
+def _beside(trace, given, ids, axis_in, listed=True):
+    """Channels of parts that share them; a constant part loses the dropped ones.
+
+    Args:
+        trace: `Trace`.
+        given: The parts, `Channels` or constants.
+        ids: Of each part, laid out as the answer is.
+        axis_in: Function from an axis of the answer to that axis of a part.
+        listed: Whether the operation takes the parts as one list.
+    """
+    parts = zip(given, ids)
+    held = [Channels(own, trace.shape) for x, own in parts if isinstance(x, Channels)]
+    answer = trace.elementwise(*held)
+    if len(answer.varying) == 1:
+        (along,) = answer.varying
+        cut = {axis_in(along): answer.ids.reshape(-1)}
+        constants = [i for i, x in enumerate(given) if not isinstance(x, Channels)]
+        cut_constants(trace, dict.fromkeys(constants, cut), listed=listed)
+    return answer
 
 
 @register_rule(layers.Concatenate, "Concatenate")
@@ -45,22 +80,24 @@ def concatenation(trace, operation, xs):
 
 @register_rule("Append")
 def append(trace, op, *xs):
-    if op.axis is None or not all(isinstance(x, Channels) for x in xs):
+    if op.axis is None:
         return [frozen_answer(trace, x, "joined flat") for x in xs if isinstance(x, Channels)][0]
-    return concatenate_ids(trace, xs, op.axis)
+    return concatenate_ids(trace, xs, op.axis, listed=False)
 
 
 @register_rule("Hstack", "Vstack", "Dstack")
 def stack_along(trace, op, xs):
     axis = "VHD".index(type(op).__name__[0])
-    if min(len(x.shape) for x in xs) <= axis:
-        return [frozen_answer(trace, x, "stacked") for x in xs][0]
+    if min(len(_as_channels(x).shape) for x in xs) <= axis:
+        return [frozen_answer(trace, x, "stacked") for x in xs if isinstance(x, Channels)][0]
     return concatenate_ids(trace, xs, axis)
 
 
 @register_rule("Stack")
 def stack(trace, op, xs):
-    return trace.elementwise(*[Channels(np.expand_dims(x.ids, op.axis), trace.shape) for x in xs])
+    axis = op.axis % len(trace.shape)
+    ids = [np.expand_dims(_as_channels(x).ids, axis) for x in xs]
+    return _beside(trace, xs, ids, lambda along: along - (along > axis))
 
 
 # Reshaping.
@@ -205,11 +242,30 @@ def repeat_vector(trace, layer, x):
     return Channels(x.ids[:, None, :], trace.shape)
 
 
+def _is_one_channel(x):
+    return not x.varying and x.shape[-1:] == (1,)
+
+
+def _copies(trace, x):
+    """`Channels` of copies of a single channel: as many are made as what they meet keeps."""
+    trace.freeze(x.ids, f"copied by '{trace.record.name}'")
+    trace.record.selects = True
+    return trace.channels(trace.fresh(trace.shape[-1]), trace.shape)
+
+
 @register_rule("Tile")
 def tile(trace, op, x):
     repeats = np.atleast_1d(op.repeats).tolist()
     rank = len(trace.shape)
     repeats = [1] * (rank - len(repeats)) + repeats
+    if _is_one_channel(x) and repeats[-1] > 1:
+        copies = _copies(trace, x)
+
+        def tiled(kept, op, x):
+            return ops.tile(x, [*repeats[:-1], kept.count(copies.ids)])
+
+        trace.call(tiled)
+        return copies
     ids = x.ids.reshape((1,) * (rank - x.ids.ndim) + x.ids.shape)
     repeats = [n if size > 1 else 1 for n, size in zip(repeats, ids.shape)]
     return Channels(np.tile(ids, repeats), trace.shape)
@@ -222,7 +278,11 @@ def repeat(trace, op, x):
         return frozen_answer(trace, x, "repeated flat")
     axis = op.axis % len(x.shape)
     if axis not in x.varying:
-        return Channels(x.ids, trace.shape)
+        if not _is_one_channel(x) or axis != len(x.shape) - 1 or trace.shape[-1] == 1:
+            return Channels(x.ids, trace.shape)
+        copies = _copies(trace, x)
+        trace.call(lambda kept, op, x: ops.repeat(x, kept.count(copies.ids), axis=axis))
+        return copies
     if len(times) > 1:
         trace.freeze(x.ids, f"repeated a different number of times by '{trace.record.name}'")
     return Channels(np.repeat(x.ids, times, axis=axis), trace.shape)
@@ -231,14 +291,23 @@ def repeat(trace, op, x):
 @register_rule("Pad")
 def pad(trace, op, x, *_, **__):
     widths = np.broadcast_to(op.pad_width, (len(x.shape), 2))
-    along = [axis for axis in x.varying if widths[axis].any()]
-    if not along:
-        return Channels(x.ids, trace.shape)
-    (axis,) = along
-    if op.mode != "constant":
+    if op.mode != "constant" and any(widths[axis].any() for axis in x.varying):
         trace.freeze(x.ids, f"padded with each other by '{trace.record.name}'")
-    edges = [(0, 0)] * len(x.shape)
-    edges[axis] = tuple(widths[axis])
+    return _padded(trace, x, widths)
+
+
+@register_rule(layers.ZeroPadding1D, layers.ZeroPadding2D, layers.ZeroPadding3D)
+def zero_padding(trace, layer, x):
+    sides = np.reshape(layer.padding, (-1, 2))
+    first = 2 if channel_axis(layer) == 1 else 1
+    widths = np.zeros((len(x.shape), 2), int)
+    widths[first : first + len(sides)] = sides
+    return _padded(trace, x, widths)
+
+
+def _padded(trace, x, widths):
+    """`Channels` of `x` with `widths` `[rank, 2]` of padding around, which is no channel."""
+    edges = [tuple(widths[axis]) if axis in x.varying else (0, 0) for axis in range(len(x.shape))]
     return Channels(np.pad(x.ids, edges, constant_values=CONSTANT), trace.shape)
 
 

@@ -38,15 +38,16 @@ def shrink(model, plan, *, check=True, fold_constants=False):
     Args:
         model: Functional `keras.Model`. It isn't changed.
         plan: `PruningPlan` made for this architecture.
-        check: Whether to compare. Two forward passes at batch 2; of a network above 20 GMACs at a
+        check: Whether to compare. Two forward passes at batch 2; of a network above 4 GMACs at a
             reduced input size, where its layers allow one.
         fold_constants: Whether dropped channels leave their constants in the layers that read
             them (see `tfseg_prune.graph.fold`). `True` or "exact": those that are constant, as
             behind a batch normalisation with gamma = 0; then the smaller model answers what
             `model` answers, but for pixels near a zero-padded border. "beta": all that a batch
-            normalisation writes, as if its gamma were 0; an estimate. A layer with neither a bias
-            nor a batch normalisation behind it gets a bias, which `cost(model, plan)` doesn't
-            count.
+            normalisation writes, as if its gamma were 0; an estimate. The readers are Keras' own
+            convolutions, separable and transposed ones (without strides) included, and `Dense`; a
+            warning names others that lose a constant. A reader with neither a bias nor a batch
+            normalisation behind it gets a bias, which `cost(model, plan)` doesn't count.
 
     Returns:
         An uncompiled `keras.Model` with the names and the order of the original's layers.
@@ -224,7 +225,9 @@ class _Surgery:
         if slot.groups > 1:
             return _cut_groups(value, slot, self.kept)
         for axis, ids in slot.axes.items():
-            value = np.compress(self.kept.mask(ids), value, axis=axis)
+            mask = self.kept.mask(ids)
+            if not mask.all():  # a copy of a large weight takes its time
+                value = np.compress(mask, value, axis=axis)
         groups = self.groups.get(name, 1)
         if groups > 1 and slot.reads and slot.writes:
             value = _diagonal_blocks(value, groups)

@@ -101,6 +101,13 @@ class Trace:
         """
         if variable is None:
             return
+        mode = _quantization(self.record.operation)
+        if mode is not None:
+            raise ValueError(
+                f"The layer '{self.record.name}' is quantized: its scales belong to all channels"
+                " together. Expected: weights in floating point. Received: quantization mode"
+                f" {mode!r}. Remedy: prune before quantizing"
+            )
         if not isinstance(variable, keras.Variable):
             raise ValueError(
                 f"The layer '{self.record.name}' has no weight of its own where its rule names one."
@@ -332,6 +339,12 @@ class Trace:
             else Channels(np.array(CONSTANT), ())
             for shape in self.shapes
         ]
+
+
+def _quantization(layer):
+    """The quantization mode of a layer, or of one inside it; `None` of most."""
+    modes = (getattr(part, "quantization_mode", None) for part in layer._flatten_layers())
+    return next((mode for mode in modes if mode is not None), None)
 
 
 def _first_by_position(operation, args, kwargs):

@@ -3,11 +3,15 @@
 import hashlib
 import json
 import pathlib
+import re
 import zipfile
 
 import keras
 
 from tfseg_prune import atomic
+
+# How every HDF5 file begins.
+_HDF5 = b"\x89HDF\r\n\x1a\n"
 
 
 def write_json(path, value):
@@ -37,6 +41,14 @@ def load_model(path):
             f"There is no model. Expected: a .keras file. Received: '{path}', which"
             f" {'is a folder' if path.is_dir() else 'does not exist'}"
         )
+    with open(path, "rb") as file:
+        start = file.read(len(_HDF5))
+    if start == _HDF5:
+        raise ValueError(
+            f"'{path}' can't be read as a model. Expected: a .keras file. Received: an HDF5 file"
+            " (.h5), Keras' former format. Remedy: in Python, load it with"
+            " `keras.saving.load_model(path)` and save it anew with `model.save('model.keras')`"
+        )
     if not zipfile.is_zipfile(path):
         raise ValueError(
             f"'{path}' can't be read as a model. Expected: a whole .keras file (a zip archive)."
@@ -47,7 +59,17 @@ def load_model(path):
         return keras.saving.load_model(path, compile=False)
     # Keras passes on whatever its zip, JSON, HDF5 and class look-ups raise on damaged bytes.
     except Exception as error:
-        first = str(error).partition("Full object config")[0].strip().split("\n")[0][:300]
+        # Of a class inside a model Keras writes the model's whole config before what was wrong.
+        said = str(error).rpartition("Exception encountered:")[2].partition("Full object config")[0]
+        first = said.strip().split("\n")[0][:300]
+        unknown = re.search(r"Could not locate (?:class|function) '([^']+)'", first)
+        if unknown:
+            raise ValueError(
+                f"'{path}' holds '{unknown[1]}', which is not Keras' own. Expected: a functional or"
+                f" Sequential model of Keras' own layers. Received: {unknown[0]}. Remedy: use"
+                " `tfseg_prune` in Python, where that class or function is imported; it needs"
+                " `@keras.saving.register_keras_serializable()`"
+            ) from error
         raise ValueError(
             f"'{path}' can't be loaded as a model. Expected: an undamaged .keras file of a"
             " functional or Sequential model of Keras' own layers (one with classes of your own"

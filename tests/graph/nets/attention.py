@@ -159,6 +159,22 @@ def products_with_constants():
 
 
 @net
+def linear_attention():
+    """Keys by values is a matrix: the channels of the keys stay, those of the values are free."""
+    i, x = tokens(8)
+    q, k, v = layers.Dense(6)(x), layers.Dense(6)(x), layers.Dense(6, name="values")(x)
+    context = ops.matmul(ops.transpose(ops.softmax(k, axis=1), (0, 2, 1)), v) * 0.5
+    return answer(i, layers.Dense(8)(ops.matmul(q, context)) + x)
+
+
+@net
+def bilinear_pooling():
+    i, x = tokens(8)
+    pooled = ops.einsum("bnc,bnd->bcd", layers.Dense(7, name="longest")(x), layers.Dense(5)(x))
+    return answer(i, layers.Dense(6)(layers.Flatten()(pooled)))
+
+
+@net
 def products_that_cross():
     """Channels by channels: nobody can drop a row and a column apart."""
     i, x = tokens(6)

@@ -86,11 +86,50 @@ def tiles_and_repeats():
 
 
 @net
+def padded_and_cropped_by_layers():
+    """As ports of ENet pad channels: among the places, for which there is a layer."""
+    i = image()
+    x = layers.Permute((1, 3, 2))(conv(i, 5))
+    x = layers.ZeroPadding2D(((1, 0), (0, 3)))(x)
+    x = layers.Permute((1, 3, 2))(x)[:, 1:]
+    x = x + conv(i, 8)
+    y = layers.Cropping2D(((0, 0), (2, 1)))(layers.Permute((1, 3, 2))(conv(i, 9)))
+    y = layers.Cropping2D(1)(layers.Permute((1, 3, 2))(y))
+    z = layers.Cropping1D((1, 2))(layers.Permute((2, 1))(layers.Reshape((64, 9))(conv(i, 9))))
+    z = layers.Reshape((8, 8, 6))(layers.Permute((2, 1))(layers.ZeroPadding1D(0)(z)))
+    return head(i, ops.concatenate([x, layers.ZeroPadding2D(1)(y), z], axis=-1))
+
+
+@net
+def joined_with_constants():
+    """A constant beside channels stays; of one that lies along them the dropped ones go."""
+    i = keras.Input(batch_shape=(1, 8, 8, 3))
+    ones = np.ones((1, 8, 8, 2), "float32")
+    x = conv(ops.concatenate([conv(i, 6), ones, conv(i, 3)], axis=-1), 7)
+    x = conv(ops.append(x, ones, axis=-1), 8)
+    plane = np.linspace(-1, 1, 512).astype("float32").reshape(1, 8, 8, 8)
+    x = ops.concatenate([plane[:, :1], x[:, 1:]], axis=1)
+    x = ops.append(x[:, :, 1:], plane[:, :, :1], axis=2)
+    x = ops.hstack([x[:, 1:], plane[:, :1]]) + ops.vstack([x, plane])[1:, ...]
+    return head(i, ops.sum(ops.stack([x, plane], axis=-2), axis=-2))
+
+
+@net
 def one_channel_many_times():
-    """What is as wide as its neighbour without having its channels stays as wide."""
+    """Copies follow the channels that they meet; where they meet none they stay."""
     i = image()
     x = ops.tile(conv(i, 1), (1, 1, 1, 8)) + conv(i, 8)
-    return head(i, conv(conv(x, 6), 5))
+    gate = ops.repeat(ops.repeat(conv(i, 1)[:, ::2], 2, axis=1), 6, axis=-1)
+    x = conv(x, 6) * gate + ops.tile(ops.mean(x, axis=[1, 2, 3], keepdims=True), (1, 8, 8, 6))
+    return head(i, ops.concatenate([conv(x, 5), ops.repeat(conv(i, 1), 3, axis=-1)], axis=-1))
+
+
+@net
+def pooled_to_a_fixed_width():
+    """What is as wide as its neighbour without having its channels stays as wide."""
+    i = image()
+    wide = ops.concatenate([ops.max(i, axis=-1, keepdims=True)] * 8, axis=-1)
+    return head(i, conv(conv(wide + conv(i, 8), 6), 5))
 
 
 @net

@@ -1,5 +1,6 @@
 """Networks of raw `keras.ops` that compute: with constants, over axes, on images."""
 
+import keras
 import numpy as np
 from keras import layers, ops
 
@@ -17,6 +18,13 @@ def constants_of_every_shape():
     x = ops.divide(numbers(6), 1 + ops.exp(-x)) - numbers(8, 8, 6)
     x = ops.maximum(x, numbers(1, 8, 1)) * ops.power(2.0, numbers(1, 8, 8, 6))
     return head(i, ops.multiply(numbers(6), x))
+
+
+@net
+def constants_in_merging_layers():
+    i = keras.Input(batch_shape=(1, 8, 8, 3))
+    x = layers.Add()([conv(i, 6), numbers(1, 8, 8, 6), conv(i, 6)])
+    return head(i, layers.Multiply()([x, numbers(1, 8, 8, 1)]))
 
 
 @net

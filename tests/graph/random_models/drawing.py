@@ -161,9 +161,13 @@ class Drawing:
         name = f"Conv{len(self.shape(i)) - 1}D"
         return self.layer(name, i, filters=self.width(), kernel_size=3, padding="same")
 
+    def usable(self):
+        """The numbers of all tensors but comparisons, which a rounding turns round."""
+        return [i for i, tensor in enumerate(self.building.tensors) if tensor.dtype != "bool"]
+
     def any_tensor(self, but=None):
         """Some tensor, rather one that nothing reads yet."""
-        numbers = [i for i in range(len(self.building.tensors)) if i != but]
+        numbers = [i for i in self.usable() if i != but]
         inner = [i for i in numbers if i >= len(self.recipe["inputs"])]
         if inner and self.level == 0 and self.chance(90):
             numbers = inner
@@ -277,8 +281,8 @@ class Drawing:
 
     def finish(self):
         """Reads what nothing reads yet, and chooses the outputs."""
-        loose = [i for i in range(len(self.building.tensors)) if i not in self.read]
-        loose = [i for i in loose if i != self.latest] + [self.latest]
+        loose = [i for i in self.usable() if i not in self.read and i != self.latest]
+        loose.append(self.latest)
         last = loose.pop()
         ends = []
         for i in loose:
@@ -292,7 +296,7 @@ class Drawing:
         ends.append(last)
         if self.level == 0:
             ends = [self.head(i) for i in ends]
-            inner = sorted(i for i in self.read if i >= len(self.recipe["inputs"]))
+            inner = [i for i in self.usable() if i >= len(self.recipe["inputs"]) and i in self.read]
             if inner and self.chance(15):
                 ends.append(self.rng.choice(inner))
         self.recipe["outputs"] = list(dict.fromkeys(ends))

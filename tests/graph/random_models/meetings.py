@@ -5,12 +5,14 @@ from tests.graph.random_models.drawing import move
 
 @move(12, 1, 2, 3, 4)
 def merge(d, i):
-    j = d.partner(i)
-    both = d.rng.choice([[i, j], [j, i]])
     name = d.choice("add", "add", "multiply", "subtract", "maximum", "minimum", "average")
+    # Keras adds `[2, 1, 1, 1]`, two images, along rows where there are two (on TensorFlow).
+    exact = name in ("add", "average")
+    j = d.partner(i, exact)
+    both = d.rng.choice([[i, j], [j, i]])
     if d.chance(60) or name == "average":
         if d.chance(15):
-            both.append(d.partner(i))
+            both.append(d.partner(i, exact))
         if name == "subtract":
             both = both[:2]
         return d.layer(name.capitalize(), both)
@@ -90,7 +92,7 @@ def again(d, i):
     given = []
     for source in sources:
         shape = d.shape(source)
-        alike = [j for j in range(len(d.building.tensors)) if d.shape(j) == shape and j != source]
+        alike = [j for j in d.usable() if d.shape(j) == shape and j != source]
         same_padding = step.get("with", {}).get("padding") == "same"
         if alike and d.chance(50):
             given.append(d.real(d.rng.choice(alike)))

@@ -37,9 +37,9 @@ def roll(d, i):
 
 @move(3, 1, 2, 3)
 def where(d, i):
-    """The one tensor where it is larger than another, else a third."""
-    larger = d.op(d.choice("greater", "less_equal"), i, d.partner(i))
-    return d.op("where", larger, i, d.partner(i))
+    """The larger or the smaller of two tensors: of others a rounding would make a jump."""
+    j = d.partner(i)
+    return d.op("where", d.op(d.choice("greater", "less_equal"), i, j), i, j)
 
 
 @move(2, 1, 2, 3)
