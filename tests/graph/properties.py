@@ -106,8 +106,9 @@ def _effect(model, twin):
     """How much the dropped channels mattered: the largest change relative to the largest answer."""
     batch = proof.random_batch(model, seed=0)
     changes = [
-        np.abs(before - after)[0].max() / max(np.abs(before[0]).max(), np.finfo("float32").tiny)
+        np.abs(one - other).max() / max(np.abs(one).max(), np.finfo("float32").tiny)
         for before, after in zip(proof.answers_of(model, batch), proof.answers_of(twin, batch))
+        for one, other in zip(before, after)
     ]
     return float(max(changes))
 

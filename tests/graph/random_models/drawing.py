@@ -58,6 +58,7 @@ class Drawing:
         self.any_size = any_size
         self.building = Building(inputs)
         self.recipe = {"inputs": inputs, "steps": [], "outputs": []}
+        self.inputs = set(range(len(inputs)))
         self.sources = []
         self.read = set()
         self.latest = 0
@@ -153,7 +154,12 @@ class Drawing:
 
     def stem(self, i):
         """What reads an input first; without it all that meets the input is frozen."""
-        i = self.real(i)
+        if "int" in self.building.tensors[i].dtype:
+            i = self.real(i)
+        else:
+            # The check's images reach up to 255, where attention amplifies rounding beyond bounds.
+            i = self.layer("Rescaling", i, scale=1 / 64)
+            self.inputs.add(i)
         if self.chance(10):
             return i
         if len(self.shape(i)) == 1:
@@ -168,7 +174,7 @@ class Drawing:
     def any_tensor(self, but=None):
         """Some tensor, rather one that nothing reads yet."""
         numbers = [i for i in self.usable() if i != but]
-        inner = [i for i in numbers if i >= len(self.recipe["inputs"])]
+        inner = [i for i in numbers if i not in self.inputs]
         if inner and self.level == 0 and self.chance(90):
             numbers = inner
         loose = [i for i in numbers if i not in self.read]
@@ -296,7 +302,7 @@ class Drawing:
         ends.append(last)
         if self.level == 0:
             ends = [self.head(i) for i in ends]
-            inner = [i for i in self.usable() if i >= len(self.recipe["inputs"]) and i in self.read]
+            inner = [i for i in self.usable() if i in self.read and i not in self.inputs]
             if inner and self.chance(15):
                 ends.append(self.rng.choice(inner))
         self.recipe["outputs"] = list(dict.fromkeys(ends))
