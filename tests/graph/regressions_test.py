@@ -148,6 +148,16 @@ def test_rounding_that_a_network_amplifies_is_no_false_alarm(kind):
     assert check_equal(masked_twin(model, plan), shrink(model, plan)) > 1e-5
 
 
+def test_rounding_of_a_mean_of_many_numbers_is_no_false_alarm():
+    """The mean of one channel is summed in another order than that of one among several."""
+    i = image(1, size=128)
+    x = layers.Conv2D(5, 1, activation="sigmoid", name="conv")(i)
+    x = layers.GlobalAveragePooling2D()(x * 0.1)
+    model = keras.Model(i, layers.Dense(3, use_bias=False)(x))
+    model, plan, small = pruned(model, conv=[1, 2, 3, 4])
+    assert check_equal(masked_twin(model, plan), small) > 1e-5
+
+
 def test_a_layer_that_is_called_on_maps_and_on_vectors():
     """What the twin masks and what is compared has the shape of the call, not of the first one."""
     i = image()

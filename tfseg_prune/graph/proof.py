@@ -1,11 +1,13 @@
 """Whether two models answer the same, up to the noise of float arithmetic."""
 
+import math
+
 import keras
 import numpy as np
 from keras import ops
 from keras.src import backend
 
-from tfseg_prune.graph.nodes import functional, interpret
+from tfseg_prune.graph.nodes import functional, interpret, tensors_in
 
 # Largest difference between two float32 networks that sum the same numbers in another order,
 # relative to the largest output. Networks that amplify noise (a saturated softmax, the norm of what
@@ -52,7 +54,7 @@ def check_equal(first, second, *, tolerance=TOLERANCE, seed=0):
             return answers_of(first, batch)
 
         def call(operation, node, args, kwargs):
-            return rounded(operation(*args, **kwargs))
+            return rounded(operation(*args, **kwargs), tensors_in((args, kwargs)))
 
         answers = interpret(first, batch, call, outputs)
         return [np.asarray(ops.convert_to_numpy(answer)) for answer in answers]
@@ -74,7 +76,8 @@ def compare(names, reference, answers, batch, tolerance):
     Args:
         names: Names of what is compared.
         reference: Function from a batch to the arrays that `answers` must equal. With a second
-            argument, a function, it lets that change what every operation answers.
+            argument, a function, it lets that change what every operation answers, given what it
+            read.
         answers: Arrays.
         batch: Input that gave the answers.
         tolerance: See `check_equal`.
@@ -100,9 +103,7 @@ def compare(names, reference, answers, batch, tolerance):
         if not relative <= allowed:
             if perturbed is None:
                 rng = np.random.default_rng(1)
-                perturbed = reference(
-                    _perturb(batch, rng, _PERTURBATION), lambda x: _perturb(x, rng, _ROUNDING)
-                )
+                perturbed = reference(_perturb(batch, rng, _PERTURBATION), _rounding(rng))
             noise = _relative_difference(expected, perturbed[position])
             allowed = max(allowed, min(_TOLERANCE_CAP, _NOISE_FACTOR * noise))
         if not relative <= allowed:
@@ -136,13 +137,23 @@ def random_batch(model, seed, *, shrink_input=1):
     return keras.tree.map_structure(lambda x: _random_input(rng, x, shrink_input), structure)
 
 
+def _rounding(rng):
+    """Function that rounds what an operation answers, more where that sums over many numbers."""
+
+    def rounded(answers, given):
+        read, answered = (sum(math.prod(x.shape) for x in tensors_in(t)) for t in (given, answers))
+        return _perturb(answers, rng, _ROUNDING * math.sqrt(max(1, read / answered)))
+
+    return rounded
+
+
 def _perturb(tensors, rng, size):
-    """The same arrays or tensors, every float changed by at most `size` times itself."""
+    """The same arrays or tensors, every float larger or smaller by `size` times itself."""
 
     def change(x):
         if "float" not in str(x.dtype):
             return x
-        changed = x * ops.cast(1 + size * rng.uniform(-1, 1, tuple(x.shape)), x.dtype)
+        changed = x * ops.cast(1 + size * rng.choice((-1, 1), tuple(x.shape)), x.dtype)
         mask = backend.get_keras_mask(x)
         if mask is not None:
             backend.set_keras_mask(changed, mask)

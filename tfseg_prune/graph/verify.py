@@ -49,7 +49,7 @@ def verify(surgery, small, tensors):
 def _compare(surgery, small, tensors, factor):
     taps = _taps(surgery)
 
-    def reference(batch, rounded=lambda answers: answers):
+    def reference(batch, rounded=lambda answers, given: answers):
         def call(operation, node, args, kwargs):
             record = surgery.records[id(operation)]
             given = tensors_in((args, kwargs))
@@ -59,7 +59,7 @@ def _compare(surgery, small, tensors, factor):
             for old, new in zip(given, tensors_in((args, kwargs))):
                 # Attention takes Keras' mask of steps off the tensors that it reads.
                 backend.set_keras_mask(old, backend.get_keras_mask(new))
-            return rounded(answers)
+            return rounded(answers, given)
 
         answers = interpret(surgery.model, batch, call, [tensor for _, tensor, _ in taps])
         return [
