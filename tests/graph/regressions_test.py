@@ -148,6 +148,23 @@ def test_rounding_that_a_network_amplifies_is_no_false_alarm(kind):
     assert check_equal(masked_twin(model, plan), shrink(model, plan)) > 1e-5
 
 
+def rounding_of_a_sum(size, beside):
+    """What rounding leaves of zero, alone or beside an answer."""
+    i = image()
+    zero = (i + size) - size - i
+    return keras.Model(i, [zero, i * 2.0] if beside else zero)
+
+
+def test_rounding_in_the_place_of_a_zero_says_nothing():
+    first, second = rounding_of_a_sum(1e3, beside=True), rounding_of_a_sum(1.1e3, beside=True)
+    assert check_equal(first, second) == 0
+
+
+def test_nothing_is_proven_by_rounding_alone():
+    with pytest.raises(SurgeryError, match="rounding noise"):
+        check_equal(rounding_of_a_sum(1e3, beside=False), rounding_of_a_sum(1.1e3, beside=False))
+
+
 def test_rounding_of_a_mean_of_many_numbers_is_no_false_alarm():
     """The mean of one channel is summed in another order than that of one among several."""
     i = image(1, size=128)

@@ -75,7 +75,10 @@ def _compare(surgery, small, tensors, factor):
     wanted = [tensors[id(tensor)] for _, tensor, _ in taps]
     answers = [_numpy(x) for x in interpret(small, batch, call_small, wanted)]
     tolerance = proof.scaled_tolerance(surgery.model, proof.TOLERANCE)
-    return proof.compare([name for name, _, _ in taps], reference, answers, batch, tolerance)
+    names = [name for name, _, _ in taps]
+    last = {id(tensor) for tensor in functional(surgery.model).outputs}
+    final = [position for position, (_, tensor, _) in enumerate(taps) if id(tensor) in last]
+    return proof.compare(names, reference, answers, batch, tolerance, final)
 
 
 def _stand_in(surgery, record, node, factor):
