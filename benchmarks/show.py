@@ -175,6 +175,30 @@ def keras_hub(result, console):
             console.print(f"{row['name']}: {count} channels are kept, {reason}", markup=False)
 
 
+def erfnet_family(result, console):
+    """One row per network: its size, and what it saves against the first, ours and as printed."""
+    drawn = _table(result["name"], "network", "params", "MACs, G", "as the paper counts")
+    for title in ("params saved", "in the paper", "equal", "GFLOPs saved", "in the paper", "equal"):
+        drawn.add_column(title, justify="right")
+    for row in result["rows"]:
+        ours, params, gflops = row["ours"], row["saved"]["params"], row["saved"]["gflops"]
+        drawn.add_row(
+            row["name"],
+            f"{ours['params']:,}",
+            f"{ours['macs'] / 1e9:.3f}",
+            f"{ours['paper_flops'] / 1e9:.3f}",
+            f"{params['ours']:,}",
+            f"{params['printed']:,}",
+            _judged("yes" if params["equal"] else "no", params["equal"]),
+            f"{gflops['ours']:.3f}",
+            f"{gflops['printed']:.3f}",
+            _judged("yes" if gflops["equal"] else "no", gflops["equal"]),
+        )
+    console.print(drawn)
+    equal = [all(saved["equal"] for saved in row["saved"].values()) for row in result["rows"]]
+    console.print(f"{sum(equal)} of {len(equal)} rows save what the paper's do.")
+
+
 def _table(title, *columns):
     drawn = Table(title=Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD)
     for position, column in enumerate(columns):
@@ -209,6 +233,7 @@ def _percentiles(result):
 KINDS = {
     None: lambda result, console: table.print_summary(result, console=console),
     "coverage": coverage,
+    "erfnet_family": erfnet_family,
     "keras_hub": keras_hub,
     "surgery": surgery,
     "random_graphs": random_graphs,

@@ -173,3 +173,22 @@ def test_failures_of_random_graphs_are_kept_in_full(scripts):
     found = random_graphs.summarised([passed, passed, failed])
     assert (found["graphs"], found["passed"], found["failures"]) == (3, 2, [failed])
     assert found["operations"] == {"Add": {"calls": 4, "graphs": 2}}
+
+
+@pytest.mark.parametrize(
+    "params, gflops, equal",
+    [(40, 3.0, (True, True)), (40, 3.001, (True, True)), (41, 3.0015, (False, False))],
+)
+def test_a_row_of_the_family_saves_what_the_papers_does(scripts, params, gflops, equal):
+    """However far both are from each other in all."""
+    import erfnet_family
+
+    def row(params, gflops):
+        return {"params": params, "paper_flops": round(gflops * 1e9)}
+
+    rows = [
+        {"ours": row(110, 10.5), "printed": row(100, 10.0)},
+        {"ours": row(110 - params, 10.5 - gflops), "printed": row(60, 7.0)},
+    ]
+    saved = erfnet_family.compare(rows)[1]["saved"]
+    assert (saved["params"]["equal"], saved["gflops"]["equal"]) == equal

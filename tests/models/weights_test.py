@@ -115,3 +115,24 @@ def test_other_models_load_by_another_prefix(published, path):
     assert report.unused == ()
     gamma, theirs = (x.get_layer("bn_Conv1").get_weights()[0] for x in (model, published))
     np.testing.assert_allclose(gamma, theirs, rtol=1e-6)
+
+
+def test_copying_is_all_or_nothing():
+    def model(width, names=("backbone_a", "backbone_b")):
+        x = inputs = keras.Input((4,))
+        for name in names:
+            x = keras.layers.Dense(width, name=name)(x)
+        return keras.Model(inputs, keras.layers.Dense(width, name="decoder_c")(x), name="net")
+
+    source, target = model(4), model(4)
+    assert weights.copy_weights(source, target) == ("backbone_a", "backbone_b")
+    for name, same in (("backbone_a", True), ("backbone_b", True), ("decoder_c", False)):
+        ours, theirs = (np.array(net.get_layer(name).kernel) for net in (source, target))
+        assert (ours == theirs).all() == same
+    for other in (model(4, ("backbone_a",)), model(5)):
+        before = target.get_weights()
+        with pytest.raises(ValueError, match="do not fit 'net'. Expected: .* Received: 2 such"):
+            weights.copy_weights(other, target)
+        assert all((a == b).all() for a, b in zip(before, target.get_weights()))
+    with pytest.raises(ValueError, match="Received: 0 such layers"):
+        weights.copy_weights(source, target, prefix="encoder_")

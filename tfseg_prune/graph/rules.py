@@ -206,6 +206,24 @@ def convolution(trace, layer, x):
     return trace.channels(outs, trace.shape, axis)
 
 
+@register_rule("tfseg_prune.layers.gradual_conv.GradualConv2D")
+def gradual_convolution(trace, layer, x):
+    """Dense still, with as many channels in each of its groups as in the others already."""
+    answer = convolution(trace, layer, x)
+    kernel = trace.record.slots[0]
+    for ids, key in ((kernel.reads, "input_groups"), (kernel.writes, "output_groups")):
+        (ids,) = ids.values()
+        assigned = getattr(layer, key)
+        if assigned is None:
+            trace.balance(ids, layer.target_groups)
+            continue
+        assigned = np.asarray(assigned)
+        trace.balance(ids[np.argsort(assigned, kind="stable")], layer.target_groups)
+        trace.config(key, lambda kept, a=assigned, ids=ids: a[kept.mask(ids)].tolist())
+    trace.weight(layer.alpha, statistic=True)
+    return answer
+
+
 @register_rule(layers.Conv1DTranspose, layers.Conv2DTranspose, layers.Conv3DTranspose)
 def transposed_convolution(trace, layer, x, **_):
     axis = channel_axis(layer)

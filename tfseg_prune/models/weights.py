@@ -1,4 +1,4 @@
-"""Pretrained backbone weights from an .npz file, by layer name."""
+"""Trained weights of a backbone, by layer name: from an .npz file or from another model."""
 
 import dataclasses
 import zipfile
@@ -78,6 +78,45 @@ def load_weights(model, path, *, prefix="backbone_", file_epsilon=1e-3, convert=
     for key, variable in variables.items():
         variable.assign(values[key])
     return LoadReport(tuple(variables), tuple(sorted(set(arrays) - set(variables))))
+
+
+def copy_weights(source, target, *, prefix="backbone_"):
+    """Copies the weights of one model's layers to those of the same names in another.
+
+    All or nothing: every layer of the target with the prefix and with weights must be in the
+    source, with the same shapes, and nothing is assigned before all were found.
+
+    Args:
+        source: `keras.Model`.
+        target: `keras.Model`, changed in place.
+        prefix: str, start of the names of the layers to copy; `""` takes every layer. Defaults to
+            `"backbone_"`.
+
+    Returns:
+        tuple of str, the names of the layers that were copied.
+
+    Raises:
+        ValueError: if a layer is missing in the source or has other shapes there.
+    """
+    given = {layer.name: layer for layer in source.layers}
+    taking = [layer for layer in target.layers if layer.name.startswith(prefix) and layer.weights]
+    wrong = []
+    for layer in taking:
+        shapes = [
+            [tuple(weight.shape) for weight in one.weights] if one is not None else "no such layer"
+            for one in (layer, given.get(layer.name))
+        ]
+        if shapes[0] != shapes[1]:
+            wrong.append(f"{layer.name} {shapes[1]}, not {shapes[0]}")
+    if wrong or not taking:
+        raise ValueError(
+            f"The weights of '{source.name}' do not fit '{target.name}'. Expected: layers named "
+            f"{prefix!r}... of the same shapes in both. Received: {len(taking)} such layers, of "
+            f"which {len(wrong)} differ ({_some(wrong)}). Remedy: build both with the same options."
+        )
+    for layer in taking:
+        layer.set_weights(given[layer.name].get_weights())
+    return tuple(layer.name for layer in taking)
 
 
 def _read(path):

@@ -1,0 +1,1 @@
+"""Keras layers that live only while a method trains."""
