@@ -7,6 +7,7 @@ A result says its command, commit, seed, versions, machine and date beside the f
 """
 
 import json
+import statistics
 import sys
 
 import rich.box
@@ -199,6 +200,106 @@ def erfnet_family(result, console):
     console.print(f"{sum(equal)} of {len(equal)} rows save what the paper's do.")
 
 
+def criteria(result, console):
+    """A row per criterion and budget: means over the seeds, their spread, and the claims."""
+    drawn = _table(result["name"], "method", "MACs removed", "seeds", "params", "before")
+    for title in ("mIoU", "±", "against dense", "thin", "±"):
+        drawn.add_column(title, justify="right")
+    groups = {}
+    for row in result["rows"]:
+        groups.setdefault((row["removed"], row["method"]), []).append(row)
+    dense = {row["seed"]: row["miou"] for row in result["rows"] if row["method"] == "dense"}
+    for (removed, method), rows in sorted(
+        groups.items(), key=lambda group: (group[0][0], -_mean(group[1], "miou"))
+    ):
+        before = "" if rows[0]["before"] is None else f"{_mean(rows, 'before'):.3f}"
+        against = sum(row["miou"] - dense[row["seed"]] for row in rows) / len(rows)
+        drawn.add_row(
+            method,
+            f"{100 * removed:.0f} %",
+            str(len(rows)),
+            f"{_mean(rows, 'params'):.3f}",
+            before,
+            f"{_mean(rows, 'miou'):.4f}",
+            f"{_spread(rows, 'miou'):.4f}",
+            f"{against:+.4f}",
+            f"{_mean(rows, 'thin'):.4f}",
+            f"{_spread(rows, 'thin'):.4f}",
+        )
+    console.print(drawn)
+    claimed = _table("Claims", "claim", "says", "MACs removed", "of", "difference", "verdict")
+    for claim in result["claims"]:
+        claimed.add_row(
+            claim["claim"],
+            claim["says"],
+            f"{100 * claim['removed']:.0f} %",
+            claim["score"],
+            f"{claim['mean']:+.4f}",
+            claim["verdict"],
+        )
+    console.print(claimed)
+
+
+def redundancy(result, console):
+    """What the elimination, the metric and the observers take, and how each grows."""
+    drawn = _table(
+        f"{result['name']}: elimination", "channels", "ms", "least", "MiB", "matrix, MiB"
+    )
+    for title in ("sums anew, ms", "ratio", "same order"):
+        drawn.add_column(title, justify="right")
+    for row in result["elimination"]:
+        again = "ratio" in row
+        drawn.add_row(
+            f"{row['channels']}",
+            f"{1e3 * row['seconds']['median']:.1f}",
+            f"{1e3 * row['seconds']['min']:.1f}",
+            f"{row['peak_mib']:.1f}",
+            f"{row['matrix_mib']:.1f}",
+            f"{1e3 * row['resummed_seconds']['median']:.1f}" if again else "",
+            f"{row['ratio']:.1f}×" if again else "",
+            _judged("yes" if row["same_order"] else "no", row["same_order"]) if again else "",
+        )
+    console.print(drawn)
+    drawn = _table("One look at a batch", "channels", "map", "images", "all pixels, ms", "sampled")
+    for row in result["metric"]:
+        drawn.add_row(
+            f"{row['channels']}",
+            f"{row['side']}x{row['side']}",
+            f"{row['images']}",
+            f"{1e3 * row['full']['median']:.1f}",
+            f"{1e3 * row['sampled']['median']:.1f}",
+        )
+    console.print(drawn)
+    drawn = _table(
+        f"Training steps of {result['batch_size']} images", "network", "observers", "step, ms"
+    )
+    for title in ("ratio", "lowest", "highest"):
+        drawn.add_column(title, justify="right")
+    for row in result["overhead"]:
+        for name, found in row["variants"].items():
+            drawn.add_row(
+                row["name"] if name == "without" else "",
+                name,
+                f"{1e3 * found['step_s']['median']:.0f}",
+                *(f"{found[key]:.3f}" for key in ("ratio", "lowest_ratio", "highest_ratio")),
+            )
+    console.print(drawn)
+    for name, power in result["growth"].items():
+        if power is not None:
+            console.print(f"{name.replace('_', ' ')} grows with the power {power:.2f}")
+    for name, (figure, met) in result["judged"].items():
+        limit = result["limits"][name]
+        console.print(f"{name}: {figure:.3g}, {'within' if met else 'misses'} {limit}")
+
+
+def _mean(rows, key):
+    return statistics.mean(row[key] for row in rows)
+
+
+def _spread(rows, key):
+    return statistics.stdev(row[key] for row in rows) if len(rows) > 1 else float("nan")
+
+
 def _table(title, *columns):
     drawn = Table(title=Text(title), title_justify="left", box=rich.box.SIMPLE_HEAD)
     for position, column in enumerate(columns):
@@ -233,8 +334,10 @@ def _percentiles(result):
 KINDS = {
     None: lambda result, console: table.print_summary(result, console=console),
     "coverage": coverage,
+    "criteria": criteria,
     "erfnet_family": erfnet_family,
     "keras_hub": keras_hub,
+    "redundancy": redundancy,
     "surgery": surgery,
     "random_graphs": random_graphs,
 }

@@ -192,3 +192,37 @@ def test_a_row_of_the_family_saves_what_the_papers_does(scripts, params, gflops,
     ]
     saved = erfnet_family.compare(rows)[1]["saved"]
     assert (saved["params"]["equal"], saved["gflops"]["equal"]) == equal
+
+
+def test_the_exponent_of_a_power_law_is_found(scripts):
+    import redundancy
+
+    sizes = [2, 4, 8, 64]
+    assert redundancy.exponent(sizes, [3 * size**1.7 for size in sizes]) == pytest.approx(1.7)
+    assert redundancy.exponent([4, 4], [1, 2]) is None
+
+
+def test_sums_taken_anew_let_channels_fall_in_the_same_order(scripts):
+    import redundancy
+
+    row = redundancy.elimination(24, rounds=1)
+    assert row["same_order"] and row["ratio"] > 0 and row["matrix_mib"] == 24 * 24 * 8 / 2**20
+    matrix = redundancy.likenesses(24, np.random.default_rng(1))
+    before = matrix.copy()
+    assert sorted(redundancy.resummed(matrix)) == list(range(24))
+    np.testing.assert_array_equal(matrix, before)
+
+
+def test_growth_is_that_of_rows_that_differ_in_one_size(scripts):
+    import redundancy
+
+    def looked(channels, side, images, seconds):
+        found = {"median": seconds}
+        size = {"channels": channels, "side": side, "images": images}
+        return size | {"full": found, "sampled": found}
+
+    maps = [looked(8, 9, 2, 1.0), looked(16, 9, 2, 4.0), looked(8, 18, 2, 2.0)]
+    found = redundancy.growth({"elimination": [], "metric": maps})
+    assert found["metric_full_by_channels"] == pytest.approx(2)
+    assert found["metric_sampled_by_side"] == pytest.approx(1)
+    assert found["metric_full_by_images"] is None and found["elimination_seconds"] is None

@@ -12,7 +12,7 @@ from tfseg_prune.graph import ChannelGraph
 
 
 def test_the_list_of_criteria():
-    assert criteria.names() == ["bn_gamma", "fpgm", "l1", "l2", "random"]
+    assert criteria.names() == ["bn_gamma", "dcfp", "fpgm", "l1", "l2", "random", "taylor"]
     with pytest.raises(ValueError, match="Did you mean 'bn_gamma'"):
         criteria.find("bn_gama")
 

@@ -1,7 +1,8 @@
 """Channel scores. One idea per file: a criterion is a module here with
 
-- `score(graph, *, seed) -> {layer name: float array of the layer's width}`, higher = keep, NaN
-  where the criterion can't rank a channel (which is then never pruned), and
+- `score(graph, *, seed, gradients) -> {layer name: float array of the layer's width}`, higher =
+  keep, NaN where the criterion can't rank a channel (which is then never pruned); `gradients` is
+  what a `tsp.Gradients` collected, or `None`; and
 - `NORMALIZE`, the `normalize` of `tfseg_prune.criteria.units.combine` that suits it.
 """
 
@@ -10,7 +11,7 @@ import importlib
 import pkgutil
 
 # What criteria share, and what scores a layer only by the features that a method collects.
-_HELPERS = ("kernels", "redundancy", "units")
+_HELPERS = ("gates", "kernels", "redundancy", "units")
 
 
 def names():

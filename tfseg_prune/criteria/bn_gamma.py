@@ -12,7 +12,7 @@ from keras import ops
 NORMALIZE = "none"
 
 
-def score(graph, *, seed=0):
+def score(graph, *, seed=0, gradients=None):
     """{layer: |gamma| of each channel, NaN where there is none}.
 
     Raises:

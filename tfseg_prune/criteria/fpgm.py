@@ -15,7 +15,7 @@ from tfseg_prune.criteria import kernels
 NORMALIZE = "mean"
 
 
-def score(graph, *, seed=0):
+def score(graph, *, seed=0, gradients=None):
     """{layer: sum of distances of each filter to the layer's others}."""
     return {
         name: _distances(values) if values.shape[1] else np.full(len(values), np.nan)

@@ -6,6 +6,6 @@ from tfseg_prune.criteria import kernels
 NORMALIZE = "mean"
 
 
-def score(graph, *, seed=0):
+def score(graph, *, seed=0, gradients=None):
     """{layer: sum of |w| over each filter}; see `kernels.channel_norms`."""
     return kernels.channel_norms(graph, 1)

@@ -11,17 +11,27 @@ and keeping K channels is the maximum-edge-weight clique problem on the complete
 weights `-|R_ij|`. It is solved greedily: delete the vertex that is most redundant with those still
 there, and go on (`eliminate`).
 
-These are pure functions; what collects R while a network trains is `tfseg_prune.methods.sirfp`.
+These are pure functions; `tfseg_prune.layers.redundancy` holds those of tensors and the layer that
+collects R while a network trains, `tfseg_prune.methods.sirfp` what is done with it.
 """
 
 import dataclasses
 
 import numpy as np
-from keras import ops
 
-METRICS = ("cosine", "official")
+from tfseg_prune.layers.redundancy import METRICS, check_metric, edge_strength, redundancy
+
+__all__ = [
+    "METRICS",
+    "PRIORS",
+    "Elimination",
+    "edge_strength",
+    "eliminate",
+    "redundancy",
+    "with_prior",
+]
+
 PRIORS = ("none", "edge", "gradient")
-_EPSILON = 1e-5
 
 
 @dataclasses.dataclass(frozen=True)
@@ -38,66 +48,21 @@ class Elimination:
     scores: np.ndarray
 
 
-def redundancy(features, *, metric="cosine", pooled=False):
-    """The redundancy matrix of one batch of features.
-
-    Args:
-        features: Tensor `[batch, height, width, channels]`, unpooled.
-        metric: "cosine" (maps of Euclidean norm 1: a small map weighs no more than a large one) or
-            "official" (maps of L1 norm 1, as in the released code: entries grow as the maps get
-            smaller).
-        pooled: Whether each map is averaged to one number first, which leaves one vector over the
-            batch per channel: the ablation that forgets where things are.
-
-    Returns:
-        float32 tensor `[channels, channels]`, symmetric, diagonal included.
-
-    Raises:
-        ValueError: On an unknown metric.
-    """
-    _check_metric(metric)
-    features = ops.cast(features, "float32")
-    channels = features.shape[-1]
-    if pooled:
-        maps = ops.expand_dims(ops.mean(features, axis=(1, 2)), 0)
-    else:
-        maps = ops.reshape(features, (ops.shape(features)[0], -1, channels))
-    if metric == "official":
-        norm = ops.sum(ops.abs(maps), axis=1, keepdims=True) + _EPSILON
-    else:
-        norm = ops.sqrt(ops.sum(ops.square(maps), axis=1, keepdims=True)) + _EPSILON
-    maps = maps / norm
-    count = ops.cast(ops.shape(maps)[0], "float32")
-    return ops.einsum("bpc,bpd->cd", maps, maps) / count
+def check_power(power):
+    """Raises a ValueError unless likenesses can be taken to this power."""
+    if not 0 < power < np.inf:
+        raise ValueError(
+            f"Invalid `power` of likenesses. Expected: a number above 0, such as 1. Received:"
+            f" {power!r}"
+        )
 
 
-def edge_strength(features):
-    """How strongly each channel draws edges: the spread of its Sobel magnitude.
-
-    `e_c = mean_b std_xy |Sobel F_bc|` with the kernel [[-.5, 0, .5], [-1, 0, 1], [-.5, 0, .5]]
-    and its transpose, zero padding, and the standard deviation over pixels.
-
-    Args:
-        features: Tensor `[batch, height, width, channels]`.
-
-    Returns:
-        float32 tensor `[channels]`.
-    """
-    x = ops.pad(ops.cast(features, "float32"), ((0, 0), (1, 1), (1, 1), (0, 0)))
-    across = x[:, :, 2:] - x[:, :, :-2]
-    down = x[:, 2:] - x[:, :-2]
-    gx = 0.5 * across[:, :-2] + across[:, 1:-1] + 0.5 * across[:, 2:]
-    gy = 0.5 * down[:, :, :-2] + down[:, :, 1:-1] + 0.5 * down[:, :, 2:]
-    magnitude = ops.sqrt(ops.square(gx) + ops.square(gy))
-    return ops.mean(ops.std(magnitude, axis=(1, 2)), axis=0)
-
-
-def eliminate(matrix, *, metric="cosine"):
+def eliminate(matrix, *, metric="cosine", power=1, tolerance=0.0):
     """Drops channels one by one, always the one most redundant with those still there.
 
-    The greedy heuristic (EHGP) for the maximum-edge-weight clique with edges `-|R_ij|`:
+    The greedy heuristic (EHGP) for the maximum-edge-weight clique with edges `-|R_ij|^power`:
 
-        s_i = sum over j still there of |R_ij|;  delete argmax_i s_i;  s -= its edges
+        s_i = sum over j still there of |R_ij|^power;  delete argmax_i s_i;  s -= its edges
 
     The row sums are kept up to date, so all C deletions take O(C^2) operations. Of equals the first
     channel falls first.
@@ -106,14 +71,19 @@ def eliminate(matrix, *, metric="cosine"):
         matrix: float array `[channels, channels]`, symmetric.
         metric: "cosine" leaves the diagonal out (a channel isn't redundant with itself) and divides
             by C - 1, so that scores compare between layers; "official" does neither.
+        power: 1, the paper's, lets many slight likenesses outweigh a twin: the wider the layer,
+            the less a duplicate counts. At 64 hardly anything but near-duplicates does.
+        tolerance: Sums that are smaller than the largest by less than this fraction equal it.
 
     Returns:
         `Elimination`.
 
     Raises:
-        ValueError: If the matrix isn't square, symmetric and finite, or on an unknown metric.
+        ValueError: If the matrix isn't square, symmetric and finite, on an unknown metric, or on a
+            power that isn't above 0.
     """
-    _check_metric(metric)
+    check_metric(metric)
+    check_power(power)
     edges = np.abs(np.asarray(matrix, "float64"))
     count = edges.shape[0] if edges.ndim else 0
     if edges.shape != (count, count) or not count:
@@ -129,6 +99,8 @@ def eliminate(matrix, *, metric="cosine"):
             "The redundancy matrix makes no sense. Expected: finite and symmetric. Received: NaN,"
             " infinity, or R[i, j] other than R[j, i]"
         )
+    edges **= power
+    sums = edges.sum(axis=1)
     # What rounding takes from the running sums is kept beside them (two-sum): C subtractions
     # would otherwise blur scores that differ in the twelfth digit.
     rest = np.zeros(count)
@@ -136,7 +108,8 @@ def eliminate(matrix, *, metric="cosine"):
     order, scores = np.empty(count, int), np.empty(count)
     for step in range(count):
         present = sums + rest + gone
-        worst = int(present.argmax())
+        largest = present.max()
+        worst = int(np.argmax(present >= largest - tolerance * abs(largest)))
         order[step], scores[worst] = worst, -present[worst]
         gone[worst] = -np.inf
         row = edges[worst]
@@ -152,17 +125,17 @@ def with_prior(scores, prior, *, weight=0.4, normalize=True):
     """Scores of `eliminate` plus a prior on what a channel is worth by itself.
 
     In the released code the prior is `0.4 e_c`, three orders of magnitude above the redundancy, so
-    that the prior alone ranks. With `normalize` both are standardised within the layer first:
+    that the prior alone ranks. With `normalize` it is brought to the spread of the layer's scores:
 
-        score = z(score) + weight z(prior),   z(v) = (v - mean v) / std v
+        score + weight std(score) z(prior),   z(v) = (v - mean v) / std v
 
-    which makes the layer's scores relative to its own.
+    which leaves the layer's mean, by which layers compare, where it was.
 
     Args:
         scores: float array `[channels]`.
         prior: float array `[channels]`, such as the `edge_strength`; `None` leaves the scores.
         weight: Factor of the prior.
-        normalize: Whether to standardise both; False is the released code.
+        normalize: Whether to do that; False is the released code.
 
     Returns:
         float array `[channels]`.
@@ -172,17 +145,7 @@ def with_prior(scores, prior, *, weight=0.4, normalize=True):
     scores, prior = np.asarray(scores, "float64"), np.asarray(prior, "float64")
     if not normalize:
         return scores + weight * prior
-    return _standardised(scores) + weight * _standardised(prior)
-
-
-def _check_metric(metric):
-    if metric not in METRICS:
-        raise ValueError(
-            f"Unknown redundancy metric. Expected: one of {', '.join(METRICS)}. Received:"
-            f" {metric!r}"
-        )
-
-
-def _standardised(values):
-    spread = values.std()
-    return (values - values.mean()) / spread if spread > 0 else np.zeros_like(values)
+    spread = prior.std()
+    if not spread:
+        return scores
+    return scores + weight * scores.std() * (prior - prior.mean()) / spread

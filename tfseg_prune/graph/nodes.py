@@ -142,3 +142,45 @@ def finish(operation, new):
             setattr(new, key, value)
     if hasattr(new, "finalize_state"):
         new.finalize_state()  # Normalization computes with copies of its statistics
+
+
+def rewire(model, call):
+    """A functional model that shares the layers of another and calls them in another way.
+
+    Args:
+        model: Functional model. It isn't changed.
+        call: Function `(operation, args, kwargs) -> answers` in place of
+            `operation(*args, **kwargs)`; nested models are walked into.
+
+    Returns:
+        A `keras.Model` with the inputs and the outputs of `model`.
+    """
+    return _rewire(model, call, {})
+
+
+def _rewire(model, call, done):
+    if id(model) in done:
+        return done[id(model)]
+    graph = functional(model)
+    inputs = [
+        keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t._keras_history.operation.name)
+        for t in graph.inputs
+    ]
+    tensors = {id(t): new for t, new in zip(graph.inputs, inputs)}
+    for node in walk(model):
+        args, kwargs = node.arguments.fill_in(tensors)
+        if is_nested(node.operation):
+            inner = _rewire(node.operation, call, done)
+            structure = functional(inner)._inputs_struct
+            given = keras.tree.pack_sequence_as(structure, tensors_in((args, kwargs)))
+            answers = inner(given, training=kwargs.get("training"))
+        else:
+            answers = call(node.operation, args, kwargs)
+        for old, new in zip(node.outputs, keras.tree.flatten(answers)):
+            tensors[id(old)] = new
+    structure = [
+        keras.tree.map_structure(lambda t: tensors[id(t)], struct)
+        for struct in (graph._inputs_struct, graph._outputs_struct)
+    ]
+    done[id(model)] = keras.Model(*structure, name=model.name)
+    return done[id(model)]

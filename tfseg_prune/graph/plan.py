@@ -100,6 +100,34 @@ class PruningPlan:
             keep=keep, widths=widths, architecture=describe_architecture(graph.model), **fields
         )
 
+    def followed_by(self, later):
+        """One plan for what two do in turn.
+
+        Args:
+            later: `PruningPlan` for the model that this one leaves.
+
+        Returns:
+            A `PruningPlan` for the model that this one is for; method, budget and scores are those
+            of `later`.
+        """
+        keep, widths = dict(self.keep), dict(self.widths)
+        for name, kept in later.keep.items():
+            if len(keep.get(name, range(later.widths[name]))) != later.widths[name]:
+                raise ValueError(
+                    f"The later plan doesn't follow. Expected: {len(keep[name])} channels of"
+                    f" '{name}', which the first leaves. Received: one for {later.widths[name]}"
+                )
+            stays = keep.get(name, range(later.widths[name]))
+            keep[name] = [stays[index] for index in kept]
+            widths.setdefault(name, later.widths[name])
+        return dataclasses.replace(
+            later,
+            keep=keep,
+            widths=widths,
+            groups={**self.groups, **later.groups},
+            architecture=self.architecture,
+        )
+
     def keep_units(self, graph):
         """Boolean array of the units of `graph` that stay.
 

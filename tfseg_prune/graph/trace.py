@@ -101,7 +101,7 @@ class Trace:
         """
         if variable is None:
             return
-        mode = _quantization(self.record.operation)
+        mode = None if self.record.slots else _quantization(self.record.operation)
         if mode is not None:
             raise ValueError(
                 f"The layer '{self.record.name}' is quantized: its scales belong to all channels"

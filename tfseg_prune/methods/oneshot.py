@@ -1,13 +1,8 @@
 """One-shot pruning: score once, meet the budget, done. The simplest method."""
 
-import re
-
-import numpy as np
-
 from tfseg_prune import criteria
 from tfseg_prune.criteria.units import combine
-from tfseg_prune.graph import ChannelGraph, CostModel, PruningPlan
-from tfseg_prune.search.budget import Budget, meet_budget
+from tfseg_prune.methods.planning import check_budget, compiled, graph_without, plan_within
 
 
 def plan(
@@ -23,6 +18,7 @@ def plan(
     normalize=None,
     exclude=(),
     seed=0,
+    gradients=None,
 ):
     """Decides which channels of a trained model stay.
 
@@ -34,7 +30,7 @@ def plan(
     Args:
         model: Functional `keras.Model` of known input size.
         budget: `Budget`.
-        criterion: "l1", "l2", "bn_gamma", "fpgm", "random" or another module of
+        criterion: "l1", "l2", "bn_gamma", "fpgm", "random", "taylor", "dcfp" or another module of
             `tfseg_prune.criteria`.
         ranking: "global" (all channels compete), "layer" (uniform: the same fraction of every
             layer) or "scope" (backbone and decoder with their own thresholds).
@@ -48,6 +44,8 @@ def plan(
         exclude: Regular expressions for names of layers whose outputs are never pruned, besides
             the model's outputs.
         seed: Seed of the random criterion.
+        gradients: The `tsp.Gradients` of a training of `model`, for the criteria "taylor" and
+            "dcfp".
 
     Returns:
         `PruningPlan`.
@@ -56,55 +54,24 @@ def plan(
         BudgetError: If the budget can't be reached; the message says what can.
         ValueError: On a senseless option or a model that isn't functional.
     """
-    if not isinstance(budget, Budget):
-        raise ValueError(
-            f"`budget` must be a `Budget`. Expected: `tsp.Budget(macs=0.5)`. Received: {budget!r}"
-        )
+    check_budget(budget)
     module = criteria.find(criterion)
-    patterns = [_compile(p) for p in ([exclude] if isinstance(exclude, str) else exclude)]
-    for pattern in (scopes or {}).values():
-        _compile(pattern)
-    graph = ChannelGraph(
-        model, exclude=lambda name: any(pattern.search(name) for pattern in patterns)
-    )
-    for pattern in patterns:
-        if not any(pattern.search(name) for name in graph.producers):
-            raise ValueError(
-                f"The exclusion {pattern.pattern!r} matches no layer of '{model.name}' that"
-                f" creates channels. Expected: a regular expression that matches one of"
-                f" {', '.join(list(graph.producers)[:5])}, ..."
-            )
+    compiled((scopes or {}).values())
+    graph = graph_without(model, exclude)
     scores = combine(
         graph,
-        module.score(graph, seed=seed),
+        module.score(graph, seed=seed, gradients=gradients),
         how=combine_by,
         normalize=normalize or module.NORMALIZE,
     )
-    keep = meet_budget(
-        graph, scores, budget, ranking=ranking, scopes=scopes, align=align, floor=floor
+    return plan_within(
+        graph,
+        scores,
+        budget,
+        method="oneshot",
+        about={"criterion": criterion},
+        ranking=ranking,
+        scopes=scopes,
+        align=align,
+        floor=floor,
     )
-    cost = CostModel(graph)
-    full, reached = cost.table(), cost.table(keep)
-    dropped = scores[~keep & ~np.isnan(scores)]
-    summary = {
-        "criterion": criterion,
-        "ranking": ranking,
-        "align": int(align),
-        "macs": [full.macs, reached.macs],
-        "params": [full.params, reached.params],
-        "units": [int(graph.prunable.sum()), int((keep & graph.prunable).sum())],
-        "highest_dropped": float(dropped.max()) if len(dropped) else None,
-    }
-    return PruningPlan.from_units(
-        graph, keep, method="oneshot", budget=budget.asked, scores=summary
-    )
-
-
-def _compile(pattern):
-    try:
-        return re.compile(pattern)
-    except re.error as error:
-        raise ValueError(
-            f"{pattern!r} is no regular expression ({error}). Expected: one for layer names, such"
-            " as '^decoder_'"
-        ) from error

@@ -6,8 +6,10 @@ import math
 from ml_collections import config_dict
 
 from tfseg_prune import criteria
+from tfseg_prune.criteria import redundancy
 from tfseg_prune.deploy.parity import THRESHOLDS
 from tfseg_prune.graph.fold import MODES as FOLD_MODES
+from tfseg_prune.pipeline import rounds
 from tfseg_prune.search.budget import RANKINGS
 
 
@@ -59,17 +61,33 @@ def default_config():
     config.train.jitter = 0.25  # brightness, contrast, saturation
 
     config.pruning = config_dict.ConfigDict()
-    config.pruning.criterion = "l1"
+    config.pruning.method = "oneshot"  # or sirfp
+    config.pruning.criterion = "l1"  # of oneshot
     config.pruning.budget = config_dict.ConfigDict()
     config.pruning.budget.macs = config_dict.placeholder(float)  # fraction in (0, 1], or a number
     config.pruning.budget.params = config_dict.placeholder(float)
-    config.pruning.ranking = "global"  # or layer, scope
+    config.pruning.ranking = "global"  # or layer, scope; sirfp's is scope
     config.pruning.align = 8
     config.pruning.floor = 0.1
     config.pruning.exclude = ()  # regular expressions for layer names
     # Constants of dropped channels stay in what reads them: none, exact (where gamma is 0) or beta
     # (as if it were). Recalibration sets the means of batch normalisations anew in any case.
     config.pruning.fold_constants = "none"
+    # Rounds of pruning, each with as much to remove, and the training before each, in which sirfp
+    # and the criteria of gradients see what they rank by.
+    config.pruning.rounds = 1
+    config.pruning.observe_epochs = 0
+    config.pruning.observe_learning_rate = 5e-4
+    config.pruning.sirfp = config_dict.ConfigDict()  # arguments of tsp.SIRFP
+    config.pruning.sirfp.metric = "cosine"  # or official
+    config.pruning.sirfp.prior = "none"  # or edge, gradient
+    config.pruning.sirfp.prior_weight = 0.4
+    config.pruning.sirfp.power = 1.0
+    config.pruning.sirfp.pooled = False
+    config.pruning.sirfp.smallest = 4
+    config.pruning.sirfp.every = 4
+    config.pruning.sirfp.pixels = 4096
+    config.pruning.sirfp.decay = 0.999
 
     config.finetune = config_dict.ConfigDict()
     config.finetune.epochs = 20
@@ -190,18 +208,20 @@ def _senseless(config):
         lambda value: value >= 1,
         *["train.batch_size", "data.workers", "bench.threads", "bench.min_runs"],
         "export.representative_images",
-        "pruning.align",
+        *["pruning.align", "pruning.rounds"],
+        *(f"pruning.sirfp.{name}" for name in ("smallest", "every", "pixels")),
     )
     yield from ruled(
         "0 or more",
         lambda value: value >= 0,
         *["seed", "train.epochs", "finetune.epochs", "finetune.recalibrate", "report.strips"],
-        "export.parity_images",
+        *["export.parity_images", "pruning.observe_epochs"],
     )
     yield from ruled(
         "a finite number > 0",
         lambda value: 0 < value < math.inf,
         *["train.learning_rate", "finetune.learning_rate", "bench.max_seconds"],
+        *["pruning.observe_learning_rate", "pruning.sirfp.power"],
     )
     yield from ruled(
         "a finite number >= 0",
@@ -216,7 +236,8 @@ def _senseless(config):
         "train.jitter",
         "pruning.floor",
     )
-    yield from ruled("a finite number", math.isfinite, "data.offset")
+    yield from ruled("in [0, 1)", lambda value: 0 <= value < 1, "pruning.sirfp.decay")
+    yield from ruled("a finite number", math.isfinite, "data.offset", "pruning.sirfp.prior_weight")
     yield from ruled("finite and not 0", lambda value: value and math.isfinite(value), "data.scale")
     yield from ruled(
         "(height, width) in whole pixels, 8 or more",
@@ -231,7 +252,10 @@ def _senseless(config):
     yield from one_of("train.class_weights", ("none", "log"))
     yield from one_of("train.keep", ("last", "best"))
     yield from one_of("train.optimizer", ("adamw", "sgd"))
+    yield from one_of("pruning.method", rounds.METHODS)
     yield from one_of("pruning.criterion", criteria.names())
+    yield from one_of("pruning.sirfp.metric", redundancy.METRICS)
+    yield from one_of("pruning.sirfp.prior", redundancy.PRIORS)
     yield from one_of("pruning.ranking", RANKINGS)
     yield from one_of("pruning.fold_constants", FOLD_MODES)
     yield from one_of("export.tail", ("logits", "upsampled", "argmax"))
@@ -244,6 +268,13 @@ def _senseless(config):
         yield (
             "'pruning.budget' must set macs, params or both, such as pruning.budget.macs = 0.5."
             " Received: neither"
+        )
+    looks_on = config.pruning.method == "sirfp" or config.pruning.criterion in rounds.BY_GRADIENT
+    if looks_on and not config.pruning.observe_epochs:
+        what = "sirfp" if config.pruning.method == "sirfp" else config.pruning.criterion
+        yield (
+            f"'{what}' ranks by what it sees in training, so 'pruning.observe_epochs' must be 1 or"
+            " more. Received: 0"
         )
     if config.model.path and config.model.weights:
         yield (

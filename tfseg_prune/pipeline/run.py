@@ -1,7 +1,6 @@
 """The stages: check, train, prune, finetune, evaluate, export, bench, report."""
 
 import dataclasses
-import functools
 import json
 import pathlib
 import shutil
@@ -10,13 +9,13 @@ import keras
 import numpy as np
 from rich.console import Console
 
-from tfseg_prune import atomic, data, deploy, graph, models, training
+from tfseg_prune import atomic, deploy, graph, training
 from tfseg_prune.bench import host, schema, stats
-from tfseg_prune.methods import oneshot
-from tfseg_prune.pipeline import files
+from tfseg_prune.pipeline import files, rounds
 from tfseg_prune.pipeline.config import budget_values, check_config
 from tfseg_prune.pipeline.store import Store
 from tfseg_prune.pipeline.summary import MODELS, summarise
+from tfseg_prune.pipeline.workbench import Workbench
 from tfseg_prune.report import html, strips, table
 from tfseg_prune.search import Budget
 
@@ -64,14 +63,12 @@ def run(config, workdir, stages=STAGES, *, command=None, console=None):
         return steps.run(stages)
 
 
-class _Run:
+class _Run(Workbench):
     def __init__(self, config, workdir, command, console):
-        self.config = config
+        super().__init__(config, Store(workdir))
         self.command = command
         self.console = console
         self.budget = Budget(**budget_values(config))
-        self.store = Store(workdir)
-        self.results = {}
         self.may_work = True
 
     def run(self, stages):
@@ -98,38 +95,7 @@ class _Run:
         self.results[name] = self.store.run(name, work, say=self.say, **options)
         return self.results[name]
 
-    # Data.
-
-    @functools.cached_property
-    def _splits(self):
-        own = self.config.data
-        folder = {"data_dir": own.data_dir} if own.data_dir else {}
-        return {
-            split: data.load(own.name, split, **folder, **own[split])
-            for split in ("train", "val", "test")
-        }
-
-    @property
-    def _dataset(self):
-        return self._splits["test"]
-
-    @functools.cached_property
-    def _data_settings(self):
-        """The data's settings, and what its files look like from outside."""
-        own = self.config.data
-        settings = [own.name, own.data_dir]
-        settings += [own[split].to_dict() for split in ("train", "val", "test")]
-        if own.data_dir:
-            for path in sorted(pathlib.Path(own.data_dir).expanduser().rglob("*")):
-                if path.is_file():
-                    about = path.stat()
-                    settings.append([str(path), about.st_size, about.st_mtime_ns])
-        return settings
-
-    @property
-    def _image_settings(self):
-        own = self.config.data
-        return [self._data_settings, own.image_size, own.scale, own.offset]
+    # Checks.
 
     def _check_data(self, key):
         pixels = {}
@@ -138,120 +104,11 @@ class _Run:
             pixels[split] = dataset.validate().tolist()
         return {"pixels": pixels}
 
-    def _batches(self, dataset, **options):
-        own = self.config.data
-        return data.Batches(
-            self._splits[dataset] if isinstance(dataset, str) else dataset,
-            batch_size=self.config.train.batch_size,
-            image_size=own.image_size,
-            scale=own.scale,
-            offset=own.offset,
-            workers=own.workers,
-            **options,
-        )
-
-    def _train_batches(self):
-        own = self.config.train
-        jitter = dict.fromkeys(("brightness", "contrast", "saturation"), own.jitter)
-        augment = data.Augment(scale=own.scale, flip=own.flip, **jitter)
-        return self._batches(
-            "train", augment=augment, shuffle=True, seed=self.config.seed, drop_remainder=True
-        )
-
-    # Training.
-
-    def _build(self):
-        own = self.config.model
-        if own.path:
-            return self._fitting(files.load_model(own.path))
-        if own.name not in models.__all__ or own.name == "load_weights":
-            names = ", ".join(name for name in models.__all__ if name != "load_weights")
-            raise ValueError(
-                f"There is no network '{own.name}'. Expected: {names}, or your own file as"
-                f" model.path. Received: model.name={own.name!r}"
-            )
-        options = own.options.to_dict()
-        if own.weights:
-            options["weights"] = own.weights
-        try:
-            return getattr(models, own.name)(
-                self._dataset.num_classes, (*self.config.data.image_size, 3), **options
-            )
-        except TypeError as error:
-            raise ValueError(f"model.options don't fit '{own.name}': {error}") from error
-
-    def _fitting(self, model):
-        """The user's own model, if it takes and answers what the data are."""
-        size = (*self.config.data.image_size, 3)
-        wanted = (None, *size), (None, *size[:2], self._dataset.num_classes)
-        shapes = getattr(model, "input_shape", None), getattr(model, "output_shape", None)
-        if not all(
-            isinstance(shape, tuple)
-            and len(shape) == 4
-            and all(None in pair or len(set(pair)) == 1 for pair in zip(shape, whole))
-            for shape, whole in zip(shapes, wanted)
-        ):
-            raise ValueError(
-                f"The model '{self.config.model.path}' doesn't fit the data. Expected: images"
-                f" {wanted[0]} to logits {wanted[1]}, for data.image_size="
-                f"{self.config.data.image_size} and {self._dataset.num_classes} classes. Received:"
-                f" {shapes[0]} to {shapes[1]}"
-            )
-        return model
-
-    def _plan(self, model):
-        own = self.config.pruning
-        options = {
-            name: own[name] for name in ("criterion", "ranking", "align", "floor", "exclude")
-        }
-        return oneshot.plan(model, budget=self.budget, seed=self.config.seed, **options)
-
     def _check_model(self, key):
         """Builds the model and plans on its first weights: what can be reached is the same."""
         keras.utils.set_random_seed(self.config.seed)
         self._train_batches()
-        self._plan(self._build())
-
-    def _fit(self, model, stage, key, epochs, learning_rate):
-        """Trains, resumable under the stage's key; answers how long, and all epochs."""
-        own = self.config.train
-        if epochs == 0:
-            return {"epochs": 0, "train_seconds": 0.0, "history": []}
-        train = self._train_batches()
-        weights = None
-        if own.class_weights == "log":
-            pixels = np.array(self.results["check"]["pixels"]["train"], float)
-            weights = (1 / np.log(1.1 + pixels / pixels.sum())).tolist()
-        training.compile_segmenter(
-            model,
-            optimizer=training.optimizer(
-                own.optimizer,
-                learning_rate=learning_rate,
-                steps=epochs * len(train),
-                power=own.power,
-                weight_decay=own.weight_decay,
-            ),
-            num_classes=self._dataset.num_classes,
-            ignore_index=self._dataset.ignore_index,
-            class_weights=weights,
-        )
-        # A folder per key: other settings never resume from these checkpoints.
-        checkpoints = self.store.path("checkpoints") / f"{stage}-{key}"
-        history = training.fit(
-            model,
-            train,
-            epochs=epochs,
-            checkpoint_dir=checkpoints,
-            log_path=self.store.path("metrics.jsonl"),
-            stage=stage,
-            validation=self._batches("val"),
-            keep=own.keep,
-        )
-        return {
-            "epochs": epochs,
-            "train_seconds": round(sum(row["seconds"] for row in history), 1),
-            "history": history,
-        }
+        rounds.check(self._build(), self.config.pruning, self.budget, seed=self.config.seed)
 
     def _fit_settings(self):
         own = self.config
@@ -266,8 +123,13 @@ class _Run:
     @property
     def _prune_settings(self):
         own = self.config
-        steps = own.finetune.recalibrate
-        return [own.pruning.to_dict(), own.seed, steps, self._fit_settings() if steps else None]
+        trains = own.finetune.recalibrate or own.pruning.observe_epochs
+        return [
+            own.pruning.to_dict(),
+            own.seed,
+            own.finetune.recalibrate,
+            self._fit_settings() if trains else None,
+        ]
 
     def _forget(self, stage):
         """Removes checkpoints whose stage has left its output."""
@@ -287,32 +149,68 @@ class _Run:
         self._forget("train")
 
     def _run_prune(self):
+        own = self.config.pruning
+        source = "base.keras"
+        for number in range(1, own.rounds):
+            output = f"small_{number}.keras"
+            self._round(number, f"prune_{number}", source, [f"plan_{number}.json", output])
+            source = output
+        self._round(own.rounds, "prune", source, ["plan.json", "small.keras"])
+
+    @property
+    def _prunings(self):
+        """The stages of `_run_prune`."""
+        return [*(f"prune_{n}" for n in range(1, self.config.pruning.rounds)), "prune"]
+
+    def _round(self, number, stage, source, outputs):
+        """Trains while the pruner looks on, and prunes; `plan.json` holds all rounds."""
+        own = self.config.pruning
+        plans = [f"plan_{earlier}.json" for earlier in range(1, number)]
+
         def work(key):
-            model = files.load_model(self.store.path("base.keras"))
-            plan = self._plan(model)
-            small = graph.shrink(model, plan, fold_constants=self.config.pruning.fold_constants)
+            full = graph.cost(files.load_model(self.store.path("base.keras")))
+            keras.utils.set_random_seed(self.config.seed + number)
+            model = files.load_model(self.store.path(source))
+            budget = rounds.budgets(self.budget, full, own.rounds)[number - 1]
+            pruner = rounds.pruner(model, own, budget, seed=self.config.seed)
+            result = self._fit(
+                pruner.model,
+                stage,
+                key,
+                own.observe_epochs,
+                own.observe_learning_rate,
+                pruner.callbacks,
+            )
+            plan = pruner.plan()
+            small = graph.shrink(model, plan, fold_constants=own.fold_constants)
             if self.config.finetune.recalibrate:
                 training.recalibrate(
                     small, self._train_batches(), steps=self.config.finetune.recalibrate
                 )
-            plan.save(self.store.path("plan.json"))
-            files.save_model(small, self.store.path("small.keras"))
-            full, reached = graph.cost(model), graph.cost(small)
+            plan.save(self.store.path(f"plan_{number}.json" if own.rounds > 1 else "plan.json"))
+            if number == own.rounds > 1:
+                whole, *later = [graph.PruningPlan.load(self.store.path(p)) for p in plans] + [plan]
+                for plan in later:
+                    whole = whole.followed_by(plan)
+                whole.save(self.store.path("plan.json"))
+            files.save_model(small, self.store.path(outputs[-1]))
+            reached = graph.cost(small)
             self.say(
                 f"  MACs {full.macs:,} to {reached.macs:,} ({reached.macs / full.macs:.3f}),"
                 f" parameters {full.params:,} to {reached.params:,}"
                 f" ({reached.params / full.params:.3f})"
             )
-            widths = [[name, plan.widths[name], len(kept)] for name, kept in plan.keep.items()]
-            return {"widths": widths, "cost": [dataclasses.asdict(c) for c in (full, reached)]}
+            cost = [dataclasses.asdict(c) for c in (full, reached)]
+            return {**result, "cost": cost}
 
         self._stage(
-            "prune",
+            stage,
             work,
             settings=self._prune_settings,
-            inputs=["base.keras"],
-            outputs=["plan.json", "small.keras"],
+            inputs=["base.keras", source, *plans] if number > 1 else ["base.keras"],
+            outputs=outputs,
         )
+        self._forget(stage)
 
     def _run_finetune(self):
         own = self.config.finetune
@@ -321,7 +219,11 @@ class _Run:
             ("finetune", "small.keras", "pruned.keras"),
             ("control", "base.keras", "dense.keras"),
         ):
-            epochs = own.epochs if own.control or stage == "finetune" else 0
+            epochs = own.epochs
+            if stage == "control":
+                # As long as the other, what it trained between the rounds included.
+                before = self.config.pruning.rounds * self.config.pruning.observe_epochs
+                epochs = epochs + before if own.control else 0
 
             def work(key, stage=stage, source=source, output=output, epochs=epochs):
                 # Before loading, which draws the seeds of dropout.
@@ -483,7 +385,7 @@ class _Run:
                 self._evaluate(name)
             history = [
                 row
-                for stage in ("train", "finetune", "control")
+                for stage in ("train", *self._prunings, "finetune", "control")
                 for row in self.results[stage]["history"]
             ]
             atomic.write_text(

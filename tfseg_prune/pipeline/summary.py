@@ -47,10 +47,11 @@ def summarise(store, results, config, dataset, *, command):
         },
         "config": config.to_dict(),
     }
-    for name, stage in zip(MODELS, ("control", "finetune")):
+    rounds = [stage for stage in results if stage.startswith("prune")]
+    for name, stages in zip(MODELS, (["train", "control"], ["train", *rounds, "finetune"])):
         found = dict(results[f"evaluate_{name}"])
         for key in ("epochs", "train_seconds"):
-            found[key] = results["train"][key] + results[stage][key]
+            found[key] = sum(results[stage][key] for stage in stages)
         found["tflite"] = {
             precision: {
                 **results[f"export_{name}_{precision}"],

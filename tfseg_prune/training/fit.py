@@ -232,6 +232,8 @@ def fit(
     callbacks = list(callbacks)
     _check_arguments(model, train, validation, epochs, keep)
     _build(model, train)
+    for callback in callbacks:
+        callback.set_model(model)  # some add variables to the optimizer, which checkpoints hold
     if keep == "best" and "miou" not in model.get_metrics_result():
         raise ValueError(
             "Invalid `keep`. Expected: a model compiled with a metric named 'miou' for "

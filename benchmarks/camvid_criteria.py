@@ -1,0 +1,355 @@
+"""Compares what decides about channels, on CamVid: SIRFP, its ablations and the usual criteria.
+
+python benchmarks/camvid_criteria.py --data_dir=DATA/camvid --weights=WEIGHTS.npz --workdir=runs/x
+
+For each seed, DeepLabV3+ with MobileNetV2 is trained (the base) and trains on for some epochs while
+the observers of SIRFP and the gradients are collected; all criteria then score that network. Each
+plan meets its budget exactly, with one threshold for the backbone and one for the decoder ("layer":
+the same fraction of every layer), and at least a tenth of every layer stays. Batch statistics are
+set anew, and every smaller network is fine-tuned equally long at the same rate. The control is the
+dense network that trained as long.
+
+Scores are IoU on all 233 test images: their mean, and the mean of the thin classes (pole, sign,
+pedestrian). "Before" is the mean on the validation images before fine-tuning. A claim "a over b" is
+"shown" if a is ahead with every seed, "contradicted" if it is behind with every seed, else "not
+shown".
+
+An interrupted run goes on where it was when the command is given again. Several processes may share
+the work if each has seeds of its own (`--seeds=0`); the command with all seeds then writes the
+result.
+"""
+
+import argparse
+import json
+import pathlib
+import shlex
+import sys
+import time
+
+import keras
+import numpy as np
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+import tfseg_prune as tsp
+from tfseg_prune import atomic, data, training
+from tfseg_prune.pipeline import files, summary
+
+HERE = pathlib.Path(__file__).resolve().parent
+THIN = ("Pole", "SignSymbol", "Pedestrian")
+
+# Name -> arguments of `tsp.SIRFP`, or of `tsp.plan`.
+SIRFP = {
+    "sirfp": {},
+    "sirfp, edge prior": {"prior": "edge"},
+    "sirfp, gradient prior": {"prior": "gradient"},
+    "sirfp, pooled": {"pooled": True},
+    "sirfp, power 8": {"power": 8},
+}
+CRITERIA = {
+    "fpgm": {"criterion": "fpgm"},
+    "taylor": {"criterion": "taylor"},
+    "l1": {"criterion": "l1"},
+    "bn_gamma": {"criterion": "bn_gamma"},
+    "random": {"criterion": "random"},
+    "dcfp": {"criterion": "dcfp"},
+    "fpgm, layer": {"criterion": "fpgm", "ranking": "layer"},
+    "l1, layer": {"criterion": "l1", "ranking": "layer"},
+}
+MAIN = ("sirfp", "fpgm", "taylor", "l1", "bn_gamma", "random")
+ABLATED = 0.6  # the fraction of the MACs that the others are compared at
+# (ahead, behind, what it says) at every fraction that both have.
+CLAIMS = (
+    *(("sirfp", other, "SIRFP is ahead of the criterion") for other in MAIN[1:]),
+    ("sirfp", "dcfp", "SIRFP is ahead of the criterion"),
+    ("sirfp", "sirfp, pooled", "where things are matters"),
+    ("sirfp, edge prior", "sirfp", "the edge prior helps"),
+    ("sirfp, gradient prior", "sirfp", "the gradient prior helps"),
+    ("sirfp, power 8", "sirfp", "twins weigh more than many slight likenesses"),
+)
+
+
+class Study:
+    """One seed: its networks and what they are worth."""
+
+    def __init__(self, options, seed):
+        self.options = options
+        self.seed = seed
+        self.folder = options.workdir / f"seed_{seed}"
+        self.splits = {
+            split: data.load("camvid", split, data_dir=str(options.data_dir))
+            for split in ("train", "val", "test")
+        }
+        self.classes = [item.name for item in self.splits["test"].classes]
+
+    def batches(self, split):
+        known = {"batch_size": self.options.batch_size, "image_size": self.options.size}
+        if split != "train":
+            return data.Batches(self.splits[split], **known)
+        jitter = dict.fromkeys(("brightness", "contrast", "saturation"), 0.25)
+        augment = data.Augment(scale=(0.6, 1.8), flip=True, **jitter)
+        return data.Batches(
+            self.splits["train"],
+            augment=augment,
+            shuffle=True,
+            seed=self.seed,
+            drop_remainder=True,
+            **known,
+        )
+
+    def fit(self, model, epochs, rate, name, callbacks=()):
+        train = self.batches("train")
+        pixels = np.array(self.pixels, float)
+        training.compile_segmenter(
+            model,
+            optimizer=training.optimizer(
+                "adamw",
+                learning_rate=rate,
+                steps=epochs * len(train),
+                power=0.9,
+                weight_decay=1e-4,
+            ),
+            num_classes=len(self.classes),
+            ignore_index=self.splits["test"].ignore_index,
+            class_weights=(1 / np.log(1.1 + pixels / pixels.sum())).tolist(),
+        )
+        training.fit(
+            model,
+            train,
+            epochs=epochs,
+            checkpoint_dir=self.folder / "checkpoints" / name,
+            stage=name,
+            callbacks=callbacks,
+            verbose=False,
+        )
+
+    @property
+    def pixels(self):
+        path = self.options.workdir / "pixels.json"
+        if not path.exists():
+            atomic.write_text(path, json.dumps(self.splits["train"].validate().tolist()))
+        return json.loads(path.read_text())
+
+    def score(self, model, split):
+        found = training.evaluate(
+            model,
+            self.batches(split),
+            num_classes=len(self.classes),
+            ignore_index=self.splits["test"].ignore_index,
+        )
+        by_class = dict(zip(self.classes, found.per_class_iou))
+        return {
+            "miou": found.miou,
+            "thin": float(np.mean([by_class[name] for name in THIN])),
+            "per_class_iou": {name: float(value) for name, value in by_class.items()},
+        }
+
+    def base(self):
+        path = self.folder / "base.keras"
+        if not path.exists():
+            keras.utils.set_random_seed(self.seed)
+            model = tsp.models.deeplab_v3_plus(
+                len(self.classes), (*self.options.size, 3), weights=str(self.options.weights)
+            )
+            self.fit(model, self.options.epochs, self.options.rate, "base")
+            files.save_model(model, path)
+        return files.load_model(path)
+
+    def plans(self):
+        """Makes the plan of every method and budget, and `observed.keras`, which they prune."""
+        done = self.folder / "observed.json"
+        if done.exists():
+            return json.loads(done.read_text())
+        seconds = {}
+        for name, arguments in {"criteria": {}, **SIRFP}.items():
+            model = self.base()
+            keras.utils.set_random_seed(100 + self.seed)
+            start = time.monotonic()
+            options = {"budget": tsp.Budget(macs=0.5), "floor": self.options.floor}
+            if name == "criteria":
+                pruner = tsp.Gradients(model)
+                trained = model
+            else:
+                pruner = tsp.SIRFP(model, **options, **arguments)
+                trained = pruner.model
+            stage = f"observe {name}".replace(" ", "_").replace(",", "")
+            self.fit(trained, self.options.observe, self.options.observe_rate, stage, [pruner])
+            seconds[name] = time.monotonic() - start
+            files.save_model(model, self.folder / f"{stage}.keras")
+            for removed in self.options.removed:
+                budget = tsp.Budget(macs=1.0 - removed)
+                if name != "criteria":
+                    pruner.plan(budget).save(self.plan_path(name, removed))
+                    continue
+                for method, chosen in CRITERIA.items():
+                    arguments = {"ranking": "scope", "floor": self.options.floor, **chosen}
+                    plan = tsp.plan(
+                        model, budget=budget, gradients=pruner, seed=self.seed, **arguments
+                    )
+                    plan.save(self.plan_path(method, removed))
+            keras.backend.clear_session()
+        atomic.write_text(done, json.dumps(seconds))
+        return seconds
+
+    def plan_path(self, method, removed):
+        return self.folder / f"plan_{method}_{removed}.json".replace(" ", "_").replace(",", "")
+
+    def row(self, method, removed):
+        """The row of one smaller network, or of the control (`method="dense"`)."""
+        keras.backend.clear_session()
+        source = method if method in SIRFP else "criteria"
+        stage = f"observe {source}".replace(" ", "_").replace(",", "")
+        model = files.load_model(self.folder / f"{stage}.keras")
+        whole = tsp.cost(model)
+        start = time.monotonic()
+        before = None
+        if method != "dense":
+            model = tsp.shrink(model, tsp.PruningPlan.load(self.plan_path(method, removed)))
+            training.recalibrate(model, self.batches("train"), steps=self.options.recalibrate)
+            before = self.score(model, "val")["miou"]
+        keras.utils.set_random_seed(200 + self.seed)
+        cost = tsp.cost(model)
+        name = f"{method}_{removed}".replace(" ", "_").replace(",", "")
+        self.fit(model, self.options.finetune, self.options.finetune_rate, name)
+        return {
+            "seed": self.seed,
+            "method": method,
+            "removed": removed,
+            "macs": cost.macs / whole.macs,
+            "params": cost.params / whole.params,
+            "before": before,
+            **self.score(model, "test"),
+            "seconds": time.monotonic() - start,
+        }
+
+
+def wanted(options):
+    """(seed, method, fraction of the MACs that goes) of all rows, in the order of their use."""
+    for seed in options.seeds:
+        yield seed, "dense", 0.0
+        for removed in options.removed:
+            for method in (*SIRFP, *CRITERIA):
+                if method in MAIN or removed == ABLATED:
+                    yield seed, method, removed
+
+
+def claims(rows, score):
+    """One dict per claim and fraction: the mean difference over the seeds and the verdict."""
+    values = {(row["method"], row["removed"], row["seed"]): row[score] for row in rows}
+    found = []
+    for ahead, behind, says in CLAIMS:
+        for removed in sorted({row["removed"] for row in rows}):
+            apart = [
+                value - values[behind, removed, seed]
+                for (method, where, seed), value in values.items()
+                if (method, where) == (ahead, removed) and (behind, removed, seed) in values
+            ]
+            if apart:
+                verdict = "not shown"
+                if min(apart) > 0:
+                    verdict = "shown"
+                elif max(apart) < 0:
+                    verdict = "contradicted"
+                found.append(
+                    {
+                        "claim": f"{ahead} over {behind}",
+                        "says": says,
+                        "removed": removed,
+                        "score": score,
+                        "mean": float(np.mean(apart)),
+                        "seeds": len(apart),
+                        "verdict": verdict,
+                    }
+                )
+    return found
+
+
+def parse():
+    def numbers(kind):
+        return lambda text: tuple(kind(part) for part in text.split(","))
+
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("--data_dir", type=pathlib.Path, required=True)
+    parser.add_argument("--weights", type=pathlib.Path, required=True, help="ImageNet MobileNetV2")
+    parser.add_argument("--workdir", type=pathlib.Path, required=True)
+    parser.add_argument("--seeds", type=numbers(int), default=(0, 1, 2))
+    parser.add_argument("--removed", type=numbers(float), default=(0.4, 0.6, 0.8))
+    parser.add_argument("--size", type=numbers(int), default=(176, 240), help="height,width")
+    parser.add_argument("--batch_size", type=int, default=8)
+    parser.add_argument("--epochs", type=int, default=20, help="of the base")
+    parser.add_argument("--rate", type=float, default=7e-4)
+    parser.add_argument("--observe", type=int, default=2, help="epochs of observation")
+    parser.add_argument("--observe_rate", type=float, default=1e-4)
+    parser.add_argument("--finetune", type=int, default=8, help="epochs after pruning")
+    parser.add_argument("--finetune_rate", type=float, default=5e-4)
+    parser.add_argument("--recalibrate", type=int, default=20)
+    parser.add_argument("--floor", type=float, default=0.1)
+    parser.add_argument(
+        "--out", type=pathlib.Path, default=HERE / "results" / "camvid_criteria.json"
+    )
+    return parser.parse_args()
+
+
+def _rows_path(options, seed):
+    return options.workdir / f"seed_{seed}" / "rows.json"
+
+
+def _read_rows(options, seed):
+    path = _rows_path(options, seed)
+    return json.loads(path.read_text()) if path.exists() else []
+
+
+def main():
+    options = parse()
+    options.workdir.mkdir(parents=True, exist_ok=True)
+    rows = {seed: _read_rows(options, seed) for seed in options.seeds}
+    done = {(row["seed"], row["method"], row["removed"]) for own in rows.values() for row in own}
+    todo = [key for key in wanted(options) if key not in done]
+    private = ("--out", "--data_dir", "--weights", "--workdir")
+    given = [word for word in sys.argv[1:] if not word.startswith(private)]
+    command = shlex.join(
+        [
+            *("python", "benchmarks/camvid_criteria.py", "--data_dir=DATA/camvid"),
+            *("--weights=WEIGHTS.npz", "--workdir=RUN", *given),
+        ]
+    )
+    settings = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(options).items()
+        if not isinstance(value, pathlib.Path)
+    }
+    origin = summary.provenance(command=command, seed=options.seeds[0])
+    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
+    with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True)) as progress:
+        task = progress.add_task("", total=len(todo))
+        for seed, method, removed in todo:
+            progress.update(task, description=f"seed {seed}: {method} {removed}")
+            study = Study(options, seed)
+            study.plans()
+            row = study.row(method, removed)
+            rows[seed].append(row)
+            atomic.write_text(_rows_path(options, seed), json.dumps(rows[seed]))
+            progress.console.print(
+                f"seed {seed} {method} {removed}: MACs {row['macs']:.3f}, before"
+                f" {row['before'] or float('nan'):.3f}, mIoU {row['miou']:.4f}, thin"
+                f" {row['thin']:.4f}, {row['seconds']:.0f} s",
+                markup=False,
+            )
+            progress.advance(task)
+    rows = [row for own in rows.values() for row in own]
+    result = {
+        "kind": "criteria",
+        "name": "Criteria on CamVid, DeepLabV3+ with MobileNetV2",
+        **origin,
+        "seeds": list(options.seeds),
+        "settings": settings,
+        "claims": [claim for score in ("miou", "thin") for claim in claims(rows, score)],
+        "rows": rows,
+    }
+    atomic.write_text(options.out, json.dumps(result, indent=1) + "\n")
+    print(f"python benchmarks/show.py {options.out} prints the table.")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,32 @@
+"""DeepLabV3+ with MobileNetV2 on CamVid by SIRFP: 60 % of the MACs go, in two rounds.
+
+tfseg-prune run --config=configs/camvid_sirfp.py --workdir=runs/camvid_sirfp \
+    --data_dir=DATA/camvid --weights=mobilenet_v2_1.0_imagenet_fp16.npz
+
+As the paper's schedule: after training, some epochs in which the redundancy of all channels is
+averaged, then 30 % of the MACs go; some more epochs, then 60 %; then the fine-tuning. How SIRFP
+compares with other criteria at reduced size is benchmarks/results/camvid_criteria.json.
+"""
+
+from tfseg_prune.pipeline import default_config
+
+
+def get_config():
+    config = default_config()
+    config.name = "camvid_sirfp"
+    config.data.name = "camvid"
+    config.data.image_size = (176, 240)
+    config.model.name = "deeplab_v3_plus"
+    config.train.epochs = 20
+    config.train.learning_rate = 7e-4
+    config.train.class_weights = "log"
+    config.train.scale = (0.6, 1.8)
+    config.pruning.method = "sirfp"
+    config.pruning.budget.macs = 0.4
+    config.pruning.align = 8
+    config.pruning.rounds = 2
+    config.pruning.observe_epochs = 3
+    config.pruning.observe_learning_rate = 3e-4
+    config.finetune.epochs = 15
+    config.finetune.learning_rate = 5e-4
+    return config

@@ -1,0 +1,95 @@
+"""The rounds of a run's pruning: who decides in each, and what each may cost."""
+
+import dataclasses
+
+from tfseg_prune.methods import oneshot
+from tfseg_prune.methods.gradients import Gradients
+from tfseg_prune.methods.sirfp import SIRFP
+from tfseg_prune.search import Budget
+
+METHODS = ("oneshot", "sirfp")
+BY_GRADIENT = ("dcfp", "taylor")
+
+
+@dataclasses.dataclass(frozen=True)
+class Pruner:
+    """What decides in one round.
+
+    Attributes:
+        model: What trains before it decides; it shares the weights of the model that is pruned.
+        callbacks: Its callbacks.
+        plan: Function that answers the `PruningPlan` then.
+    """
+
+    model: object
+    callbacks: tuple
+    plan: object
+
+
+def pruner(model, settings, budget, *, seed):
+    """The `Pruner` that `config.pruning` asks for.
+
+    Args:
+        model: `keras.Model` to prune.
+        settings: `config.pruning`.
+        budget: `Budget`.
+        seed: Seed of a random criterion.
+    """
+    common = {name: settings[name] for name in ("align", "floor", "exclude")}
+    if settings.method == "sirfp":
+        sirfp = SIRFP(model, budget=budget, **common, **settings.sirfp)
+        return Pruner(sirfp.model, (sirfp,), sirfp.plan)
+    gradients = Gradients(model) if settings.criterion in BY_GRADIENT else None
+
+    def plan():
+        return oneshot.plan(
+            model,
+            budget=budget,
+            criterion=settings.criterion,
+            ranking=settings.ranking,
+            seed=seed,
+            gradients=gradients,
+            **common,
+        )
+
+    return Pruner(model, () if gradients is None else (gradients,), plan)
+
+
+def check(model, settings, budget, *, seed):
+    """Raises what `pruner` would, and a BudgetError if the budget can't be reached.
+
+    What can be reached doesn't depend on the scores, so nothing need be trained for it.
+    """
+    if settings.method == "sirfp" or settings.criterion in BY_GRADIENT:
+        pruner(model, settings, budget, seed=seed)
+        settings = settings.copy_and_resolve_references()
+        settings.method, settings.criterion = "oneshot", "random"
+    pruner(model, settings, budget, seed=seed).plan()
+
+
+def budgets(budget, full, rounds):
+    """The budget of each round: as much more to remove in each.
+
+    Args:
+        budget: `Budget` of the whole run.
+        full: Object with the `.macs` and `.params` of the model before the first round.
+        rounds: How many.
+
+    Returns:
+        A list of `rounds` budgets in absolute numbers; one round has the `budget` itself.
+    """
+    if rounds == 1:
+        return [budget]
+    targets = budget.targets(full)
+    found = []
+    for number in range(1, rounds + 1):
+        found.append(
+            Budget(
+                **{
+                    name: int(whole - number / rounds * (whole - target))
+                    for name, target in targets.items()
+                    for whole in [getattr(full, name)]
+                }
+            )
+        )
+    return found
