@@ -10,9 +10,8 @@ set anew, and every smaller network is fine-tuned equally long at the same rate.
 dense network that trained as long.
 
 Scores are IoU on all 233 test images: their mean, and the mean of the thin classes (pole, sign,
-pedestrian). "Before" is the mean on the validation images before fine-tuning. A claim "a over b" is
-"shown" if a is ahead with every seed, "contradicted" if it is behind with every seed, else "not
-shown".
+pedestrian). A claim "a over b" is "shown" if a is ahead with every seed, "contradicted" if it is
+behind with every seed, else "not shown".
 
 An interrupted run goes on where it was when the command is given again. Several processes may share
 the work if each has seeds of its own (`--seeds=0`); the command with all seeds then writes the
@@ -154,61 +153,50 @@ class Study:
             files.save_model(model, path)
         return files.load_model(path)
 
-    def plans(self):
-        """Makes the plan of every method and budget, and `observed.keras`, which they prune."""
-        done = self.folder / "observed.json"
-        if done.exists():
-            return json.loads(done.read_text())
-        seconds = {}
-        for name, arguments in {"criteria": {}, **SIRFP}.items():
+    def observed(self, name):
+        """The network that a variant of SIRFP, or "criteria", saw; makes the plans, too."""
+        path = self.folder / f"observed_{_plain(name)}.keras"
+        if not path.exists():
             model = self.base()
             keras.utils.set_random_seed(100 + self.seed)
-            start = time.monotonic()
-            options = {"budget": tsp.Budget(macs=0.5), "floor": self.options.floor}
             if name == "criteria":
-                pruner = tsp.Gradients(model)
-                trained = model
+                pruner, trained = tsp.Gradients(model), model
             else:
-                pruner = tsp.SIRFP(model, **options, **arguments)
+                options = {"budget": tsp.Budget(macs=0.5), "floor": self.options.floor}
+                pruner = tsp.SIRFP(model, **options, **SIRFP[name])
                 trained = pruner.model
-            stage = f"observe {name}".replace(" ", "_").replace(",", "")
+            stage = f"observe_{_plain(name)}"
             self.fit(trained, self.options.observe, self.options.observe_rate, stage, [pruner])
-            seconds[name] = time.monotonic() - start
-            files.save_model(model, self.folder / f"{stage}.keras")
             for removed in self.options.removed:
                 budget = tsp.Budget(macs=1.0 - removed)
                 if name != "criteria":
                     pruner.plan(budget).save(self.plan_path(name, removed))
                     continue
                 for method, chosen in CRITERIA.items():
-                    arguments = {"ranking": "scope", "floor": self.options.floor, **chosen}
+                    options = {"ranking": "scope", "floor": self.options.floor, **chosen}
                     plan = tsp.plan(
-                        model, budget=budget, gradients=pruner, seed=self.seed, **arguments
+                        model, budget=budget, gradients=pruner, seed=self.seed, **options
                     )
                     plan.save(self.plan_path(method, removed))
+            files.save_model(model, path)  # last, so that what exists is whole
             keras.backend.clear_session()
-        atomic.write_text(done, json.dumps(seconds))
-        return seconds
+        return files.load_model(path)
 
     def plan_path(self, method, removed):
-        return self.folder / f"plan_{method}_{removed}.json".replace(" ", "_").replace(",", "")
+        return self.folder / f"plan_{_plain(method)}_{removed}.json"
 
     def row(self, method, removed):
         """The row of one smaller network, or of the control (`method="dense"`)."""
         keras.backend.clear_session()
-        source = method if method in SIRFP else "criteria"
-        stage = f"observe {source}".replace(" ", "_").replace(",", "")
-        model = files.load_model(self.folder / f"{stage}.keras")
+        model = self.observed(method if method in SIRFP else "criteria")
         whole = tsp.cost(model)
         start = time.monotonic()
-        before = None
         if method != "dense":
             model = tsp.shrink(model, tsp.PruningPlan.load(self.plan_path(method, removed)))
             training.recalibrate(model, self.batches("train"), steps=self.options.recalibrate)
-            before = self.score(model, "val")["miou"]
         keras.utils.set_random_seed(200 + self.seed)
         cost = tsp.cost(model)
-        name = f"{method}_{removed}".replace(" ", "_").replace(",", "")
+        name = f"{_plain(method)}_{removed}"
         self.fit(model, self.options.finetune, self.options.finetune_rate, name)
         return {
             "seed": self.seed,
@@ -216,20 +204,24 @@ class Study:
             "removed": removed,
             "macs": cost.macs / whole.macs,
             "params": cost.params / whole.params,
-            "before": before,
             **self.score(model, "test"),
             "seconds": time.monotonic() - start,
         }
 
 
 def wanted(options):
-    """(seed, method, fraction of the MACs that goes) of all rows, in the order of their use."""
-    for seed in options.seeds:
-        yield seed, "dense", 0.0
-        for removed in options.removed:
-            for method in (*SIRFP, *CRITERIA):
-                if method in MAIN or removed == ABLATED:
-                    yield seed, method, removed
+    """(seed, method, fraction of the MACs that goes) of all rows, the most telling first."""
+    first = [ABLATED] if ABLATED in options.removed else []
+    others = [removed for removed in reversed(options.removed) if removed not in first]
+    methods = [("dense", 0.0), *((method, removed) for removed in first for method in MAIN)]
+    methods += [(method, removed) for removed in first for method in SIRFP if method not in MAIN]
+    methods += [(method, removed) for removed in others for method in MAIN]
+    methods += [(method, removed) for removed in first for method in CRITERIA if method not in MAIN]
+    return [(seed, method, removed) for seed in options.seeds for method, removed in methods]
+
+
+def _plain(name):
+    return name.replace(",", "").replace(" ", "_")
 
 
 def claims(rows, score):
@@ -326,14 +318,12 @@ def main():
         for seed, method, removed in todo:
             progress.update(task, description=f"seed {seed}: {method} {removed}")
             study = Study(options, seed)
-            study.plans()
             row = study.row(method, removed)
             rows[seed].append(row)
             atomic.write_text(_rows_path(options, seed), json.dumps(rows[seed]))
             progress.console.print(
-                f"seed {seed} {method} {removed}: MACs {row['macs']:.3f}, before"
-                f" {row['before'] or float('nan'):.3f}, mIoU {row['miou']:.4f}, thin"
-                f" {row['thin']:.4f}, {row['seconds']:.0f} s",
+                f"seed {seed} {method} {removed}: MACs {row['macs']:.3f}, mIoU {row['miou']:.4f},"
+                f" thin {row['thin']:.4f}, {row['seconds']:.0f} s",
                 markup=False,
             )
             progress.advance(task)

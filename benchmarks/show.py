@@ -202,7 +202,7 @@ def erfnet_family(result, console):
 
 def criteria(result, console):
     """A row per criterion and budget: means over the seeds, their spread, and the claims."""
-    drawn = _table(result["name"], "method", "MACs removed", "seeds", "params", "before")
+    drawn = _table(result["name"], "method", "MACs removed", "seeds", "params")
     for title in ("mIoU", "±", "against dense", "thin", "±"):
         drawn.add_column(title, justify="right")
     groups = {}
@@ -212,14 +212,12 @@ def criteria(result, console):
     for (removed, method), rows in sorted(
         groups.items(), key=lambda group: (group[0][0], -_mean(group[1], "miou"))
     ):
-        before = "" if rows[0]["before"] is None else f"{_mean(rows, 'before'):.3f}"
         against = sum(row["miou"] - dense[row["seed"]] for row in rows) / len(rows)
         drawn.add_row(
             method,
             f"{100 * removed:.0f} %",
             str(len(rows)),
             f"{_mean(rows, 'params'):.3f}",
-            before,
             f"{_mean(rows, 'miou'):.4f}",
             f"{_spread(rows, 'miou'):.4f}",
             f"{against:+.4f}",
