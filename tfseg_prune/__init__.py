@@ -21,6 +21,7 @@ _HOMES = {
     "Budget": "tfseg_prune.search.budget",
     "BudgetError": "tfseg_prune.search.budget",
     "ChannelGraph": "tfseg_prune.graph",
+    "GradualGrouping": "tfseg_prune.methods.gradual_grouping",
     "Gradients": "tfseg_prune.methods.gradients",
     "PruningPlan": "tfseg_prune.graph",
     "SIRFP": "tfseg_prune.methods.sirfp",

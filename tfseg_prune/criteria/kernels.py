@@ -48,7 +48,8 @@ def _written(graph):
             for slot in record.slots:
                 for axis, axis_ids in {**slot.writes, **slot.reads}.items():
                     if axis_ids is ids:
-                        values = np.asarray(ops.convert_to_numpy(slot.variable))
+                        weight = slot.variable if slot.effective is None else slot.effective()
+                        values = np.asarray(ops.convert_to_numpy(weight))
                         parts.append(np.moveaxis(values, axis, -1).reshape(-1, len(ids)))
             yield name, len(ids), parts
 

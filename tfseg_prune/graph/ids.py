@@ -54,6 +54,8 @@ class Slot:
         groups: Of a grouped convolution; `reads` then holds the ids of all groups in turn.
         statistic: A moving statistic, which is not counted as a parameter.
         scale: Function of `Kept` that gives a factor for the weight after surgery, or `None`.
+        effective: Function that answers what the layer computes with in place of the weight, of its
+            shape, or `None` where that is the weight itself.
     """
 
     variable: object
@@ -63,6 +65,7 @@ class Slot:
     groups: int = 1
     statistic: bool = False
     scale: object = None
+    effective: object = None
 
     @property
     def axes(self):

@@ -109,6 +109,9 @@ class PruningPlan:
         Returns:
             A `PruningPlan` for the model that this one is for; method, budget and scores are those
             of `later`.
+
+        Raises:
+            ValueError: If `later` is for another number of channels than this one leaves.
         """
         keep, widths = dict(self.keep), dict(self.widths)
         for name, kept in later.keep.items():

@@ -211,6 +211,7 @@ def gradual_convolution(trace, layer, x):
     """Dense still, with as many channels in each of its groups as in the others already."""
     answer = convolution(trace, layer, x)
     kernel = trace.record.slots[0]
+    kernel.effective = layer.effective_kernel
     for ids, key in ((kernel.reads, "input_groups"), (kernel.writes, "output_groups")):
         (ids,) = ids.values()
         assigned = getattr(layer, key)

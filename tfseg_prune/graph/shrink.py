@@ -20,6 +20,7 @@ from tfseg_prune.graph.nodes import (
     walk,
 )
 from tfseg_prune.graph.verify import verify
+from tfseg_prune.layers.gradual_conv import GradualConv2D
 
 
 def shrink(model, plan, *, check=True, fold_constants=False):
@@ -87,6 +88,12 @@ class _Surgery:
         self.records = {id(record.operation): record for record in self.graph.records.values()}
         for name, groups in self.groups.items():
             self._check_groups(name, groups)
+        # Gradual convolutions need no mask: at alpha = 0 their own keeps the groups apart.
+        self.masked_groups = {
+            name: groups
+            for name, groups in self.groups.items()
+            if not isinstance(self.graph.records[name].operation, GradualConv2D)
+        }
         self.offsets = fold.offsets(model, self.records, self.kept, mode)
 
     def _check_groups(self, name, groups):
@@ -102,6 +109,10 @@ class _Surgery:
             ins, outs = (self.kept.count(ids) for ids in slot.axes.values())
             if ins % groups or outs % groups:
                 problem = f"one with {ins} inputs and {outs} outputs after pruning"
+            elif isinstance(record.operation, GradualConv2D):
+                problem = record.operation.why_not_grouped()
+                if record.operation.target_groups != groups:
+                    problem = f"a gradual one with {record.operation.target_groups} groups"
         if problem:
             raise ValueError(
                 f"The plan makes '{name}' a convolution with {groups} groups. Expected: a dense"
@@ -155,6 +166,8 @@ class _Surgery:
         elif id(operation) in done:
             operation = done[id(operation)][1]
         else:
+            if cut and record.name in self.groups and isinstance(operation, GradualConv2D):
+                operation = operation.to_grouped()
             operation = again(operation, self._config(record, cut), blank=True)
             done[id(record.operation)] = record, operation
         given = tensors_in((args, kwargs))
@@ -243,7 +256,7 @@ class _Surgery:
             return value * rows.reshape(rows.shape)
         for axis, ids in slot.reads.items():
             value[(slice(None),) * axis + (~self.kept.mask(ids),)] = 0
-        groups = self.groups.get(name, 1)
+        groups = self.masked_groups.get(name, 1)
         if groups > 1 and slot.reads and slot.writes:
             stays = [np.flatnonzero(self.kept.mask(ids)) for ids in slot.axes.values()]
             connected = np.zeros([value.shape[axis] for axis in slot.axes], bool)

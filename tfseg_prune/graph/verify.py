@@ -91,7 +91,7 @@ def _stand_in(surgery, record, node, factor):
         for ids in slot.reads.values()
     )
     folded = isinstance(operation, keras.layers.Layer) and surgery.offsets.change(operation)
-    if not (changes or reads_inside or folded or record.name in surgery.groups):
+    if not (changes or reads_inside or folded or record.name in surgery.masked_groups):
         return operation
     copy = again(operation, changes | (surgery.offsets.settings(operation) if folded else {}))
     if operation.weights:

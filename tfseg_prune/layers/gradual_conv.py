@@ -167,6 +167,24 @@ class GradualConv2D(keras.layers.Conv2D):
             **conv.get_config(),
         )
 
+    def why_not_grouped(self):
+        """What keeps this layer from being a plain grouped convolution now, or `None`."""
+        if self.input_groups is not None or self.output_groups is not None:
+            return "a gradual one whose channels are assigned to groups in an order of their own"
+        alpha = float(ops.convert_to_numpy(self.alpha))
+        return f"a gradual one that hasn't faded, at alpha = {alpha:.3g}" if alpha else None
+
+    def to_grouped(self):
+        """The plain `keras.layers.Conv2D`, not built yet, that this layer is at alpha = 0."""
+        config = self.get_config()
+        for key in ("target_groups", "input_groups", "output_groups"):
+            config.pop(key)
+        for key in config:
+            # Functions of the user's own need not be registered.
+            if key.endswith(("activation", "initializer", "regularizer", "constraint")):
+                config[key] = getattr(self, key)
+        return keras.layers.Conv2D.from_config({**config, "groups": self.target_groups})
+
     def build(self, input_shape):
         channels = input_shape[1 if self.data_format == "channels_first" else -1]
         _assigned(f"the inputs of '{self.name}'", channels, self.target_groups, self.input_groups)

@@ -41,9 +41,7 @@ def summarise(store, results, config, dataset, *, command):
             "split": "test",
             "images": len(dataset),
             "image_size": list(config.data.image_size),
-            "classes": [
-                {"name": item.name, "color": list(item.color)} for item in dataset.classes
-            ],
+            "classes": [{"name": item.name, "color": list(item.color)} for item in dataset.classes],
         },
         "config": config.to_dict(),
     }
@@ -66,14 +64,10 @@ def summarise(store, results, config, dataset, *, command):
         by_precision[precision] = {
             "latency": ratio["value"],
             "latency_interval": [ratio["low"], ratio["high"]],
-            "realised": stats.realised_speedup(
-                1.0, ratio["value"], dense["macs"], pruned["macs"]
-            ),
+            "realised": stats.realised_speedup(1.0, ratio["value"], dense["macs"], pruned["macs"]),
             "bytes": pruned["tflite"][precision]["bytes"] / dense["tflite"][precision]["bytes"],
         }
-    first = by_precision[
-        "float32" if "float32" in by_precision else config.export.precisions[0]
-    ]
+    first = by_precision["float32" if "float32" in by_precision else config.export.precisions[0]]
     summary["ratios"] = {
         "macs": pruned["macs"] / dense["macs"],
         "params": pruned["params"] / dense["params"],
