@@ -2,24 +2,29 @@
 
 python benchmarks/camvid_criteria.py --data_dir=DATA/camvid --weights=WEIGHTS.npz --workdir=runs/x
 
-For each seed, DeepLabV3+ with MobileNetV2 is trained (the base) and trains on for some epochs while
-the observers of SIRFP and the gradients are collected; all criteria then score that network. Each
-plan meets its budget exactly, with one threshold for the backbone and one for the decoder ("layer":
-the same fraction of every layer), and at least a tenth of every layer stays. Batch statistics are
-set anew, and every smaller network is fine-tuned equally long at the same rate. The control is the
-dense network that trained as long.
+For each seed, DeepLabV3+ with MobileNetV2 is trained (the base). It then trains on for some epochs
+while the gradients are collected, and all criteria but SIRFP score that network; each variant of
+SIRFP watches epochs of its own, from the same base with the same batches. Each plan meets its
+budget, with one threshold for the backbone and one for the decoder ("layer": the same fraction of
+every layer), and at least a tenth of every layer stays. Coupled scores count by their mean, with
+SIRFP by their maximum, as in the paper; its two rounds are one here. Batch statistics are set anew,
+and every smaller network is fine-tuned equally long at the same rate. The control is the dense
+network that trained as long in all.
 
 Scores are IoU on all 233 test images: their mean, and the mean of the thin classes (pole, sign,
-pedestrian). A claim "a over b" is "shown" if a is ahead with every seed, "contradicted" if it is
-behind with every seed, else "not shown".
+pedestrian). A claim "a over b" is "shown" if a is ahead with every seed and the 90 % interval of
+the mean difference (Student's, paired by seed) lies above 0; "contradicted" likewise; else, or with
+fewer than three seeds, "not shown". Of many claims without substance one in ten would get a verdict
+by chance.
 
-An interrupted run goes on where it was when the command is given again. Several processes may share
-the work if each has seeds of its own (`--seeds=0`); the command with all seeds then writes the
-result.
+An interrupted run goes on where it was when the command is given again, with the same settings and
+code. Several processes may share the work if each has seeds of its own (`--seeds=0`); the command
+with all seeds then writes the result.
 """
 
 import argparse
 import json
+import math
 import pathlib
 import shlex
 import sys
@@ -56,6 +61,8 @@ CRITERIA = {
 }
 MAIN = ("sirfp", "fpgm", "taylor", "l1", "bn_gamma", "random")
 ABLATED = 0.6  # the fraction of the MACs that the others are compared at
+# 95 % quantile of Student's t by degrees of freedom, from 1.
+STUDENT = (6.314, 2.920, 2.353, 2.132, 2.015, 1.943, 1.895, 1.860, 1.833)
 # (ahead, behind, what it says) at every fraction that both have.
 CLAIMS = (
     *(("sirfp", other, "SIRFP is ahead of the criterion") for other in MAIN[1:]),
@@ -153,34 +160,35 @@ class Study:
             files.save_model(model, path)
         return files.load_model(path)
 
-    def observed(self, name):
-        """The network that a variant of SIRFP, or "criteria", saw; makes the plans, too."""
+    def observe(self, name):
+        """Path of the network that a variant of SIRFP, or "criteria", saw; makes the plans, too."""
         path = self.folder / f"observed_{_plain(name)}.keras"
-        if not path.exists():
-            model = self.base()
-            keras.utils.set_random_seed(100 + self.seed)
-            if name == "criteria":
-                pruner, trained = tsp.Gradients(model), model
-            else:
-                options = {"budget": tsp.Budget(macs=0.5), "floor": self.options.floor}
-                pruner = tsp.SIRFP(model, **options, **SIRFP[name])
-                trained = pruner.model
-            stage = f"observe_{_plain(name)}"
-            self.fit(trained, self.options.observe, self.options.observe_rate, stage, [pruner])
-            for removed in self.options.removed:
-                budget = tsp.Budget(macs=1.0 - removed)
-                if name != "criteria":
-                    pruner.plan(budget).save(self.plan_path(name, removed))
-                    continue
-                for method, chosen in CRITERIA.items():
-                    options = {"ranking": "scope", "floor": self.options.floor, **chosen}
-                    plan = tsp.plan(
-                        model, budget=budget, gradients=pruner, seed=self.seed, **options
-                    )
-                    plan.save(self.plan_path(method, removed))
-            files.save_model(model, path)  # last, so that what exists is whole
-            keras.backend.clear_session()
-        return files.load_model(path)
+        if path.exists():
+            return path
+        self.base()
+        # Before loading, which draws the seeds of dropout.
+        keras.utils.set_random_seed(100 + self.seed)
+        model = self.base()
+        if name == "criteria":
+            pruner, trained = tsp.Gradients(model), model
+        else:
+            options = {"budget": tsp.Budget(macs=0.5), "floor": self.options.floor}
+            pruner = tsp.SIRFP(model, **options, **SIRFP[name])
+            trained = pruner.model
+        stage = f"observe_{_plain(name)}"
+        self.fit(trained, self.options.observe, self.options.observe_rate, stage, [pruner])
+        for removed in self.options.removed:
+            budget = tsp.Budget(macs=1.0 - removed)
+            if name != "criteria":
+                pruner.plan(budget).save(self.plan_path(name, removed))
+                continue
+            for method, chosen in CRITERIA.items():
+                options = {"ranking": "scope", "floor": self.options.floor, **chosen}
+                plan = tsp.plan(model, budget=budget, gradients=pruner, seed=self.seed, **options)
+                plan.save(self.plan_path(method, removed))
+        files.save_model(model, path)  # last, so that what exists is whole
+        keras.backend.clear_session()
+        return path
 
     def plan_path(self, method, removed):
         return self.folder / f"plan_{_plain(method)}_{removed}.json"
@@ -188,13 +196,14 @@ class Study:
     def row(self, method, removed):
         """The row of one smaller network, or of the control (`method="dense"`)."""
         keras.backend.clear_session()
-        model = self.observed(method if method in SIRFP else "criteria")
+        path = self.observe(method if method in SIRFP else "criteria")
+        keras.utils.set_random_seed(200 + self.seed)
+        model = files.load_model(path)
         whole = tsp.cost(model)
         start = time.monotonic()
         if method != "dense":
             model = tsp.shrink(model, tsp.PruningPlan.load(self.plan_path(method, removed)))
             training.recalibrate(model, self.batches("train"), steps=self.options.recalibrate)
-        keras.utils.set_random_seed(200 + self.seed)
         cost = tsp.cost(model)
         name = f"{_plain(method)}_{removed}"
         self.fit(model, self.options.finetune, self.options.finetune_rate, name)
@@ -236,11 +245,7 @@ def claims(rows, score):
                 if (method, where) == (ahead, removed) and (behind, removed, seed) in values
             ]
             if apart:
-                verdict = "not shown"
-                if min(apart) > 0:
-                    verdict = "shown"
-                elif max(apart) < 0:
-                    verdict = "contradicted"
+                verdict = _verdict(np.array(apart))
                 found.append(
                     {
                         "claim": f"{ahead} over {behind}",
@@ -253,6 +258,19 @@ def claims(rows, score):
                     }
                 )
     return found
+
+
+def _verdict(apart):
+    """What differences, one per seed, say about a claim."""
+    count = len(apart)
+    if count < 3:
+        return "not shown"
+    margin = STUDENT[min(count - 1, len(STUDENT)) - 1] * apart.std(ddof=1) / math.sqrt(count)
+    if apart.min() > 0 and apart.mean() > margin:
+        return "shown"
+    if apart.max() < 0 and -apart.mean() > margin:
+        return "contradicted"
+    return "not shown"
 
 
 def parse():
@@ -283,6 +301,17 @@ def parse():
     return parser.parse_args()
 
 
+def _hold(workdir, settings):
+    """Ends unless what lies in the folder was made with these settings and this code."""
+    path = workdir / "settings.json"
+    if path.exists() and json.loads(path.read_text()) != settings:
+        sys.exit(
+            f"'{workdir}' holds rows of other settings or code. Expected: those of {path}."
+            f" Received: {settings}. Remedy: another --workdir, or that commit and settings"
+        )
+    atomic.write_text(path, json.dumps(settings))
+
+
 def _rows_path(options, seed):
     return options.workdir / f"seed_{seed}" / "rows.json"
 
@@ -298,20 +327,22 @@ def main():
     rows = {seed: _read_rows(options, seed) for seed in options.seeds}
     done = {(row["seed"], row["method"], row["removed"]) for own in rows.values() for row in own}
     todo = [key for key in wanted(options) if key not in done]
-    private = ("--out", "--data_dir", "--weights", "--workdir")
-    given = [word for word in sys.argv[1:] if not word.startswith(private)]
+    settings = {
+        name: list(value) if isinstance(value, tuple) else value
+        for name, value in vars(options).items()
+        if not isinstance(value, pathlib.Path)
+    }
+    given = [
+        f"--{n}={','.join(map(str, v)) if type(v) is list else v}" for n, v in settings.items()
+    ]
     command = shlex.join(
         [
             *("python", "benchmarks/camvid_criteria.py", "--data_dir=DATA/camvid"),
             *("--weights=WEIGHTS.npz", "--workdir=RUN", *given),
         ]
     )
-    settings = {
-        name: list(value) if isinstance(value, tuple) else value
-        for name, value in vars(options).items()
-        if not isinstance(value, pathlib.Path)
-    }
     origin = summary.provenance(command=command, seed=options.seeds[0])
+    _hold(options.workdir, {**settings, "seeds": None, "commit": origin["commit"]})
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
     with Progress(*columns, TimeRemainingColumn(elapsed_when_finished=True)) as progress:
         task = progress.add_task("", total=len(todo))
@@ -328,6 +359,9 @@ def main():
             )
             progress.advance(task)
     rows = [row for own in rows.values() for row in own]
+    if len(options.seeds) < 3:
+        print("The command with all seeds writes the result.")
+        return
     result = {
         "kind": "criteria",
         "name": "Criteria on CamVid, DeepLabV3+ with MobileNetV2",

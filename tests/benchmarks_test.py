@@ -226,3 +226,35 @@ def test_growth_is_that_of_rows_that_differ_in_one_size(scripts):
     assert found["metric_full_by_channels"] == pytest.approx(2)
     assert found["metric_sampled_by_side"] == pytest.approx(1)
     assert found["metric_full_by_images"] is None and found["elimination_seconds"] is None
+
+
+def test_a_claim_needs_all_seeds_and_an_interval(scripts):
+    import camvid_criteria as study
+
+    def verdict(*apart):
+        rows = [
+            {"method": method, "removed": 0.6, "seed": seed, "miou": 0.5 + value * ahead}
+            for seed, value in enumerate(apart)
+            for method, ahead in (("sirfp", 1), ("random", 0))
+        ]
+        (claim,) = study.claims(rows, "miou")
+        assert claim["mean"] == pytest.approx(np.mean(apart)) and claim["seeds"] == len(apart)
+        return claim["verdict"]
+
+    assert verdict(0.01, 0.012, 0.011) == "shown"
+    assert verdict(-0.01, -0.012, -0.011) == "contradicted"
+    assert verdict(0.01, 0.012, -0.001) == "not shown"
+    assert verdict(0.001, 0.05, 0.002) == "not shown", "ahead always, but by chance alone"
+    assert verdict(0.01, 0.012) == "not shown", "two seeds"
+
+
+def test_the_study_compares_everything_once(scripts):
+    import argparse
+
+    import camvid_criteria as study
+
+    options = argparse.Namespace(seeds=(0, 1), removed=(0.4, 0.6, 0.8))
+    rows = study.wanted(options)
+    assert len(set(rows)) == len(rows) == 2 * (1 + 6 * 3 + 4 + 3)
+    named = {name for ahead, behind, _ in study.CLAIMS for name in (ahead, behind)}
+    assert named <= {method for _, method, _ in rows} == {"dense", *study.SIRFP, *study.CRITERIA}

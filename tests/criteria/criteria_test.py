@@ -114,9 +114,7 @@ def test_random_is_reproducible_and_seeded():
 def test_coupled_scores_are_combined_by_name():
     graph = ChannelGraph(NETS["residual"]())
     group = next(group for group in graph.groups if len(group.layers) == 3)
-    scores = {
-        name: np.full(len(units), np.nan) for name, units in graph.producers.items()
-    }
+    scores = {name: np.full(len(units), np.nan) for name, units in graph.producers.items()}
     for value, name in zip((1.0, 2.0, 6.0), group.layers):
         scores[name] = np.full(len(graph.producers[name]), value)
     for how, expected in {"mean": 3, "max": 6, "min": 1, "sum": 9}.items():

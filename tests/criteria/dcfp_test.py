@@ -30,7 +30,8 @@ def test_scores_are_those_of_the_scales():
         return values
 
     dcfp = criteria.find("dcfp")
-    scores = dcfp.score(graph, gradients=types.SimpleNamespace(name="fake", scores=collected))
+    fake = types.SimpleNamespace(name="fake", keys=list(values), scores=collected)
+    scores = dcfp.score(graph, gradients=fake)
     assert asked == ["dcfp"]
     assert np.isnan(scores["bare"]).all() and np.isnan(scores["out"]).all()
     first, second = scores.keys() - {"bare", "out"}

@@ -109,7 +109,12 @@ def test_what_is_missing_or_of_another_model_is_one_clear_error(criterion):
     with pytest.raises(ValueError, match=f"'{criterion}'.*Expected: .*Received: None"):
         gates.collected(graph, None, criterion)
     values = {gate.key: np.ones(len(gate.ids)) for gate in gates.gates(other)}
-    theirs = types.SimpleNamespace(name="theirs", scores=lambda criterion: values)
+    theirs = types.SimpleNamespace(
+        name="theirs", keys=list(values), scores=lambda criterion: values
+    )
     with pytest.raises(ValueError, match="another model.*Expected: .*Received: those of 'theirs'"):
         gates.collected(graph, theirs, criterion)
     assert gates.collected(other, theirs, criterion) is values
+    theirs.scores = lambda criterion: {}
+    with pytest.raises(ValueError, match=f"'{criterion}' can rank no channel"):
+        gates.collected(other, theirs, criterion)

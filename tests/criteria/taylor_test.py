@@ -27,7 +27,7 @@ def _gradients(graph, asked):
         asked.append(criterion)
         return values
 
-    return types.SimpleNamespace(name="fake", scores=scores)
+    return types.SimpleNamespace(name="fake", keys=list(values), scores=scores)
 
 
 def test_scores_are_those_of_the_gates():

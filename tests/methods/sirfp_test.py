@@ -238,7 +238,85 @@ def test_convolutions_without_normalisation_are_observed_themselves(kind):
     x = getattr(layers, kind)(6, 3, padding="same", name="bare")(i)
     model = keras.Model(i, layers.Conv2D(toys.NUM_CLASSES, 1)(x))
     (units,) = _units(model, "bare")
-    assert np.isfinite(_trained(model).scores()[units]).all()
+    pruner = _trained(model, budget=tsp.Budget(macs=0.9))
+    assert np.isfinite(pruner.scores()[units]).all()
+
+
+def _observers(pruner):
+    return {x.name: x for x in pruner.model.layers if x.name.endswith("_observer")}
+
+
+def test_a_depthwise_convolution_ranks_nothing_again():
+    i = keras.Input((toys.SIZE, toys.SIZE, 3))
+    x = layers.BatchNormalization(name="first")(layers.Conv2D(6, 1, name="expand")(i))
+    x = layers.DepthwiseConv2D(3, padding="same")(layers.ReLU()(x))
+    x = layers.ReLU()(layers.BatchNormalization(name="second")(x))
+    model = keras.Model(i, layers.Conv2D(toys.NUM_CLASSES, 1)(x))
+    pruner = _trained(model)
+    (observer,) = _observers(pruner).values()
+    matrix, _ = observer.averages()
+    (units,) = _units(model, "expand")
+    fall = redundancy.eliminate(matrix, tolerance=1e-5)
+    np.testing.assert_allclose(pruner.scores()[units], fall.scores, rtol=1e-6)
+
+
+def test_a_channel_without_a_sign_of_life_falls_first():
+    i = keras.Input((toys.SIZE, toys.SIZE, 3))
+    x = layers.Conv2D(6, 3, padding="same", activation="relu", name="bare")(i)
+    model = keras.Model(i, layers.Conv2D(toys.NUM_CLASSES, 1)(x))
+    conv = model.get_layer("bare")
+    kernel, bias = conv.get_weights()
+    kernel[..., 2], bias[2] = 0, -1
+    conv.set_weights([kernel, bias])
+    (units,) = _units(model, "bare")
+    assert np.argmin(_trained(model).scores()[units]) == 2
+
+
+def test_every_call_of_a_shared_layer_counts():
+    i = keras.Input((toys.SIZE, toys.SIZE, 3))
+    shared = layers.Conv2D(6, 3, padding="same", name="shared")
+    norm = layers.BatchNormalization(name="norm")
+    x = layers.Add()([norm(shared(i)), norm(shared(layers.ReLU()(i * -1.0 + 100.0)))])
+    model = keras.Model(i, layers.Conv2D(toys.NUM_CLASSES, 1)(x))
+    pruner = _trained(model, every=2)
+    seen = [x.averages()[0] for x in pruner.model.layers if "observer" in x.name]
+    assert len(seen) == 2 and not np.allclose(*seen)
+    (units,) = _units(model, "shared")
+    fall = redundancy.eliminate(np.mean(seen, axis=0), tolerance=1e-5)
+    np.testing.assert_allclose(pruner.scores()[units], fall.scores, rtol=1e-6)
+
+
+def test_as_released_edges_count_in_the_backbone_alone():
+    model = _network()
+    plain, edged = (_trained(_network(), metric="official", prior=p) for p in ("none", "edge"))
+    for name, differs in (("backbone_a", True), ("decoder_conv", False)):
+        (units,) = _units(model, name)
+        same = np.allclose(plain.scores()[units], edged.scores()[units], rtol=1e-3)
+        assert same != differs, name
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [
+        ({"align": 0}, "align"),
+        ({"floor": 2}, "floor"),
+        ({"prior_weight": float("nan")}, "prior_weight"),
+        ({"smallest": 0}, "smallest"),
+        ({"metric": "official", "power": 2}, "official"),
+        ({"budget": tsp.Budget(macs=1e-6)}, "can't be reached"),
+    ],
+)
+def test_what_can_not_be_meant_is_told_before_training(options, message):
+    with pytest.raises(ValueError, match=message):
+        tsp.SIRFP(_network(), **{"budget": BUDGET, **options})
+
+
+def test_the_gradient_prior_needs_scales():
+    i = keras.Input((toys.SIZE, toys.SIZE, 3))
+    x = layers.Conv2D(6, 3, padding="same", activation="relu")(i)
+    model = keras.Model(i, layers.Conv2D(toys.NUM_CLASSES, 1)(x))
+    with pytest.raises(ValueError, match="needs scales"):
+        tsp.SIRFP(model, budget=tsp.Budget(macs=0.9), prior="gradient")
 
 
 class _Stop(keras.callbacks.Callback):

@@ -101,10 +101,18 @@ def collected(graph, gradients, criterion):
             " On the command line `tfseg-prune run` collects them (pruning.observe_epochs)"
         )
     values = gradients.scores(criterion)
-    if not any(gate.key in values for gate in gates(graph)):
+    known = {gate.key for gate in gates(graph)}
+    if not known & set(gradients.keys):
         raise ValueError(
             f"The gradients were collected on another model than '{graph.model.name}'. {wanted}."
             f" Received: those of '{gradients.name}', perhaps the same model before it was saved"
             " and loaded"
+        )
+    if not known & set(values):
+        raise ValueError(
+            f"The criterion '{criterion}' can rank no channel of '{graph.model.name}'. Expected:"
+            " weights that train"
+            + (", and a BatchNormalization(scale=True)" if criterion == "dcfp" else "")
+            + ". Received: none. Remedy: another criterion"
         )
     return values

@@ -94,7 +94,9 @@ def eliminate(matrix, *, metric="cosine", power=1, tolerance=0.0):
     if metric != "official":
         np.fill_diagonal(edges, 0.0)
     sums = edges.sum(axis=1)
-    if not np.isfinite(sums).all() or not np.allclose(sums, edges.sum(axis=0), rtol=1e-3):
+    if not np.isfinite(sums).all() or not np.allclose(
+        edges, edges.T, rtol=1e-3, atol=1e-6 * edges.max()
+    ):
         raise ValueError(
             "The redundancy matrix makes no sense. Expected: finite and symmetric. Received: NaN,"
             " infinity, or R[i, j] other than R[j, i]"

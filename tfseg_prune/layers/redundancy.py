@@ -24,11 +24,12 @@ def redundancy(features, *, metric="cosine", pooled=False):
 
     Args:
         features: Tensor `[batch, height, width, channels]`, unpooled.
-        metric: "cosine" (maps of Euclidean norm 1: a small map weighs no more than a large one) or
-            "official" (maps of L1 norm 1, as in the released code: entries grow as the maps get
-            smaller).
+        metric: "cosine" (maps of Euclidean norm 1, so that a map weighs the same at any resolution;
+            maps of a few pixels are still more alike by chance) or "official" (maps of L1 norm 1,
+            as in the released code: entries grow as the maps get smaller).
         pooled: Whether each map is averaged to one number first, which leaves one vector over the
-            batch per channel: the ablation that forgets where things are.
+            batch per channel: the ablation that forgets where things are. Batches of one image say
+            nothing then.
 
     Returns:
         float32 tensor `[channels, channels]`, symmetric, diagonal included.

@@ -43,6 +43,7 @@ class Gradients(keras.callbacks.Callback):
                 " normalisation or a weight that writes channels. Received: none"
             )
         self._optimizer = None
+        self._active = False
 
     def set_model(self, model):
         """Called by Keras when a training begins; begins to collect in its optimizer."""
@@ -50,7 +51,11 @@ class Gradients(keras.callbacks.Callback):
         optimizer = getattr(model, "optimizer", None)
         # A loss-scaling optimizer hands unscaled gradients to the one inside.
         optimizer = getattr(optimizer, "inner_optimizer", optimizer)
-        if optimizer is None or optimizer is self._optimizer:
+        if optimizer is None:
+            return
+        self._active = True
+        model.train_function = None  # one of an earlier training may not observe
+        if optimizer is self._optimizer:
             return
         trainable = {id(variable) for variable in model.trainable_variables}
         if not any(id(v) in trainable for gate in self._gates for v, _ in gate.weights):
@@ -61,6 +66,7 @@ class Gradients(keras.callbacks.Callback):
         if not optimizer.built:
             optimizer.build(model.trainable_variables)
         self._optimizer = optimizer
+        state_of = self._state_of = object()  # an optimizer may come back after another one
 
         def state(name, shape=()):
             return optimizer.add_variable(shape, dtype="float32", name=name)
@@ -78,11 +84,16 @@ class Gradients(keras.callbacks.Callback):
             grads = list(grads)
             variables = trainable_variables
             variables = optimizer._trainable_variables if variables is None else list(variables)
-            self._observe({id(v): g for v, g in zip(variables, grads) if g is not None})
+            if self._active and state_of is self._state_of:
+                self._observe({id(v): g for v, g in zip(variables, grads) if g is not None})
             return apply(grads, variables if trainable_variables is not None else None)
 
         optimizer.apply = observed_apply
-        model.train_function = None  # one of an earlier training would not observe
+
+    def on_train_end(self, logs=None):
+        # A later training without this callback is none of its business.
+        self._active = False
+        self.model.train_function = None
 
     def _observe(self, gradients):
         def average(variable, new):
@@ -105,6 +116,15 @@ class Gradients(keras.callbacks.Callback):
                 average(dcfp, ops.where(shrinks, ops.abs(gradient), ops.convert_to_tensor(dcfp)))
         self._steps.assign_add(1)
 
+    @property
+    def keys(self):
+        """`Gate.key` of all gates."""
+        return [gate.key for gate in self._gates]
+
+    def blank(self):
+        """What stands for these gradients before anything was collected: all channels alike."""
+        return _Blank(self.name, self._gates)
+
     def scores(self, criterion):
         """{`Gate.key`: float array `[channels]`} of "taylor" or "dcfp".
 
@@ -126,3 +146,17 @@ class Gradients(keras.callbacks.Callback):
             if values is not None and values.any():
                 found[gate.key] = values.astype("float64") / weight
         return found
+
+
+class _Blank:
+    def __init__(self, name, gates):
+        self.name = name
+        self.keys = [gate.key for gate in gates]
+        self._gates = gates
+
+    def scores(self, criterion):
+        return {
+            gate.key: np.ones(gate.ids.size)
+            for gate in self._gates
+            if criterion == "taylor" or gate.scale is not None
+        }

@@ -68,7 +68,8 @@ def default_config():
     config.pruning.budget.params = config_dict.placeholder(float)
     config.pruning.ranking = "global"  # or layer, scope; sirfp's is scope
     config.pruning.align = 8
-    config.pruning.floor = 0.1
+    config.pruning.floor = 0.1  # part of its width that each layer keeps at least, in each round
+    config.pruning.scopes = config_dict.ConfigDict()  # by default backbone_... and decoder_...
     config.pruning.exclude = ()  # regular expressions for layer names
     # Constants of dropped channels stay in what reads them: none, exact (where gamma is 0) or beta
     # (as if it were). Recalibration sets the means of batch normalisations anew in any case.
@@ -149,7 +150,7 @@ def budget_values(config):
     }
 
 
-_FREE = ("data.train", "data.val", "data.test", "model.options")
+_FREE = ("data.train", "data.val", "data.test", "model.options", "pruning.scopes")
 
 
 def _misnamed(config, known, prefix):

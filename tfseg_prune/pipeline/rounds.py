@@ -35,36 +35,46 @@ def pruner(model, settings, budget, *, seed):
         budget: `Budget`.
         seed: Seed of a random criterion.
     """
-    common = {name: settings[name] for name in ("align", "floor", "exclude")}
+    common = _common(settings)
     if settings.method == "sirfp":
         sirfp = SIRFP(model, budget=budget, **common, **settings.sirfp)
         return Pruner(sirfp.model, (sirfp,), sirfp.plan)
     gradients = Gradients(model) if settings.criterion in BY_GRADIENT else None
-
-    def plan():
-        return oneshot.plan(
-            model,
-            budget=budget,
-            criterion=settings.criterion,
-            ranking=settings.ranking,
-            seed=seed,
-            gradients=gradients,
-            **common,
-        )
-
-    return Pruner(model, () if gradients is None else (gradients,), plan)
+    return Pruner(
+        model,
+        () if gradients is None else (gradients,),
+        lambda: _oneshot(model, settings, budget, seed, gradients),
+    )
 
 
 def check(model, settings, budget, *, seed):
     """Raises what `pruner` would, and a BudgetError if the budget can't be reached.
 
-    What can be reached doesn't depend on the scores, so nothing need be trained for it.
+    What can be reached depends on which channels can be ranked, not on how, so nothing need be
+    trained for it.
     """
-    if settings.method == "sirfp" or settings.criterion in BY_GRADIENT:
+    if settings.method == "sirfp":
         pruner(model, settings, budget, seed=seed)
-        settings = settings.copy_and_resolve_references()
-        settings.method, settings.criterion = "oneshot", "random"
-    pruner(model, settings, budget, seed=seed).plan()
+        return
+    blank = Gradients(model).blank() if settings.criterion in BY_GRADIENT else None
+    _oneshot(model, settings, budget, seed, blank)
+
+
+def _common(settings):
+    found = {name: settings[name] for name in ("align", "floor", "exclude")}
+    return {**found, "scopes": settings.scopes.to_dict() or None}
+
+
+def _oneshot(model, settings, budget, seed, gradients):
+    return oneshot.plan(
+        model,
+        budget=budget,
+        criterion=settings.criterion,
+        ranking=settings.ranking,
+        seed=seed,
+        gradients=gradients,
+        **_common(settings),
+    )
 
 
 def budgets(budget, full, rounds):
@@ -81,15 +91,21 @@ def budgets(budget, full, rounds):
     if rounds == 1:
         return [budget]
     targets = budget.targets(full)
-    found = []
-    for number in range(1, rounds + 1):
-        found.append(
-            Budget(
-                **{
-                    name: int(whole - number / rounds * (whole - target))
-                    for name, target in targets.items()
-                    for whole in [getattr(full, name)]
-                }
-            )
-        )
-    return found
+
+    def after(number):
+        limits = {}
+        for name, target in targets.items():
+            whole = getattr(full, name)
+            limits[name] = int(whole - number / rounds * (whole - target))
+        return Budget(**limits)
+
+    return [after(number) for number in range(1, rounds + 1)]
+
+
+def within(budget, cost):
+    """The budget without what the model of this cost needs no limit for.
+
+    One limit of two may have been met by the rounds before already.
+    """
+    limits = {k: v for k, v in budget.asked.items() if isinstance(v, float) or v < getattr(cost, k)}
+    return Budget(**(limits or {k: getattr(cost, k) for k in budget.asked}))

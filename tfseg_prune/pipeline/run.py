@@ -172,6 +172,7 @@ class _Run(Workbench):
             keras.utils.set_random_seed(self.config.seed + number)
             model = files.load_model(self.store.path(source))
             budget = rounds.budgets(self.budget, full, own.rounds)[number - 1]
+            budget = rounds.within(budget, graph.cost(model))
             pruner = rounds.pruner(model, own, budget, seed=self.config.seed)
             result = self._fit(
                 pruner.model,
@@ -187,14 +188,20 @@ class _Run(Workbench):
                 training.recalibrate(
                     small, self._train_batches(), steps=self.config.finetune.recalibrate
                 )
-            plan.save(self.store.path(f"plan_{number}.json" if own.rounds > 1 else "plan.json"))
-            if number == own.rounds > 1:
-                whole, *later = [graph.PruningPlan.load(self.store.path(p)) for p in plans] + [plan]
-                for plan in later:
-                    whole = whole.followed_by(plan)
-                whole.save(self.store.path("plan.json"))
-            files.save_model(small, self.store.path(outputs[-1]))
             reached = graph.cost(small)
+            if own.rounds > 1:
+                plan.save(self.store.path(f"plan_{number}.json"))
+            if number == own.rounds > 1:
+                first, *later = [graph.PruningPlan.load(self.store.path(p)) for p in plans] + [plan]
+                for following in later:
+                    first = first.followed_by(following)
+                costs = {k: [getattr(full, k), getattr(reached, k)] for k in ("macs", "params")}
+                plan = dataclasses.replace(
+                    first, budget=self.budget.asked, scores={**plan.scores, **costs}
+                )
+            if number == own.rounds:
+                plan.save(self.store.path("plan.json"))
+            files.save_model(small, self.store.path(outputs[-1]))
             self.say(
                 f"  MACs {full.macs:,} to {reached.macs:,} ({reached.macs / full.macs:.3f}),"
                 f" parameters {full.params:,} to {reached.params:,}"
@@ -214,7 +221,7 @@ class _Run(Workbench):
 
     def _run_finetune(self):
         own = self.config.finetune
-        # Both go on with the same data, rate and number of epochs; only one was pruned.
+        # Both go on with the same data and rate; in all, both have trained for as many epochs.
         for stage, source, output in (
             ("finetune", "small.keras", "pruned.keras"),
             ("control", "base.keras", "dense.keras"),

@@ -272,7 +272,7 @@ def _widths(graph, classes, scores, ranking, scopes, align, floor):
     if ranking == "layer":
         labels = list(range(len(groups)))
     elif ranking == "scope":
-        labels = [_scope(next(iter(group.layers)), scopes) for group in groups]
+        labels = [scope_of(next(iter(group.layers)), scopes) for group in groups]
     else:
         labels = [0] * len(groups)
     position = np.zeros(len(scores))
@@ -342,7 +342,8 @@ def _frozen_layers(graph):
     return f", such as {', '.join(worst)}" if worst else ""
 
 
-def _scope(layer, scopes):
+def scope_of(layer, scopes=None):
+    """The scope that a layer lies in, `None` in none; see `meet_budget`."""
     for name, pattern in (scopes or {"backbone": "^backbone_", "decoder": "^decoder_"}).items():
         if re.search(pattern, layer):
             return name
