@@ -83,7 +83,23 @@ def test_a_criterion_of_gradients_trains_before_it_ranks(settings, tmp_path):
     assert plan.scores["criterion"] == "taylor" and plan.keep
 
 
-@pytest.mark.parametrize("method, criterion", [("sirfp", "l1"), ("oneshot", "dcfp")])
+def test_convolutions_become_grouped_before_channels_go(settings, tmp_path):
+    settings = settings.copy_and_resolve_references()
+    settings.pruning.method, settings.pruning.rounds = "gradual_grouping", 1
+    settings.pruning.gradual_grouping.where = ("second",)
+    tiny.start(settings, tmp_path, "train", "prune")
+    plan = PruningPlan.load(tmp_path / "plan.json")
+    small = files.load_model(tmp_path / "small.keras")
+    assert plan.groups == {"second": 4} and plan.keep
+    assert small.get_layer("second").groups == 4 and small.get_layer("second").filters < 16
+    settings.pruning.budget.macs = None
+    _, ran, _ = tiny.start(settings, tmp_path, "prune")
+    assert ran == {"prune"} and not PruningPlan.load(tmp_path / "plan.json").keep
+
+
+@pytest.mark.parametrize(
+    "method, criterion", [("sirfp", "l1"), ("oneshot", "dcfp"), ("gradual_grouping", "l1")]
+)
 def test_what_looks_on_needs_something_to_see(settings, method, criterion):
     settings = settings.copy_and_resolve_references()
     settings.pruning.observe_epochs = 0
@@ -105,3 +121,11 @@ def test_budgets_of_rounds():
     macs = [b.macs for b in rounds.budgets(tsp.Budget(macs=0.4), full, 3)]
     assert macs == [int(full.macs * share) for share in (0.8, 0.6, 0.4)]
     assert rounds.budgets(tsp.Budget(macs=0.4), full, 1) == [tsp.Budget(macs=0.4)]
+
+
+def test_a_limit_that_was_met_before_limits_no_more():
+    small = tsp.cost(tsp.models.erfnet(2, (8, 8, 3), block="D"))
+    both = tsp.Budget(macs=small.macs + 1, params=small.params - 1)
+    assert rounds.within(both, small) == tsp.Budget(params=small.params - 1)
+    met = tsp.Budget(macs=small.macs + 1)
+    assert rounds.within(met, small).targets(small) == {"macs": small.macs}

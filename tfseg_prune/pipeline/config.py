@@ -9,6 +9,7 @@ from tfseg_prune import criteria
 from tfseg_prune.criteria import redundancy
 from tfseg_prune.deploy.parity import THRESHOLDS
 from tfseg_prune.graph.fold import MODES as FOLD_MODES
+from tfseg_prune.methods import gradual_grouping
 from tfseg_prune.pipeline import rounds
 from tfseg_prune.search.budget import RANKINGS
 
@@ -61,8 +62,8 @@ def default_config():
     config.train.jitter = 0.25  # brightness, contrast, saturation
 
     config.pruning = config_dict.ConfigDict()
-    config.pruning.method = "oneshot"  # or sirfp
-    config.pruning.criterion = "l1"  # of oneshot
+    config.pruning.method = "oneshot"  # or sirfp, gradual_grouping
+    config.pruning.criterion = "l1"  # of oneshot, and of grouping with a budget
     config.pruning.budget = config_dict.ConfigDict()
     config.pruning.budget.macs = config_dict.placeholder(float)  # fraction in (0, 1], or a number
     config.pruning.budget.params = config_dict.placeholder(float)
@@ -75,7 +76,7 @@ def default_config():
     # (as if it were). Recalibration sets the means of batch normalisations anew in any case.
     config.pruning.fold_constants = "none"
     # Rounds of pruning, each with as much to remove, and the training before each, in which sirfp
-    # and the criteria of gradients see what they rank by.
+    # and the criteria of gradients see what they rank by, and in which connections fade.
     config.pruning.rounds = 1
     config.pruning.observe_epochs = 0
     config.pruning.observe_learning_rate = 5e-4
@@ -89,6 +90,13 @@ def default_config():
     config.pruning.sirfp.every = 4
     config.pruning.sirfp.pixels = 4096
     config.pruning.sirfp.decay = 0.999
+    config.pruning.gradual_grouping = config_dict.ConfigDict()  # arguments of tsp.GradualGrouping
+    config.pruning.gradual_grouping.groups = 4
+    config.pruning.gradual_grouping.where = ()  # names or regular expressions; none: its default
+    config.pruning.gradual_grouping.schedule = "linear"  # or cosine
+    config.pruning.gradual_grouping.until = 0.65
+    config.pruning.gradual_grouping.per = "step"  # or epoch
+    config.pruning.gradual_grouping.assign = "contiguous"  # or balanced
 
     config.finetune = config_dict.ConfigDict()
     config.finetune.epochs = 20
@@ -255,6 +263,11 @@ def _senseless(config):
     yield from one_of("train.optimizer", ("adamw", "sgd"))
     yield from one_of("pruning.method", rounds.METHODS)
     yield from one_of("pruning.criterion", criteria.names())
+    yield from one_of("pruning.gradual_grouping.schedule", tuple(gradual_grouping.SCHEDULES))
+    yield from one_of("pruning.gradual_grouping.per", gradual_grouping.PER)
+    yield from one_of("pruning.gradual_grouping.assign", gradual_grouping.ASSIGN)
+    yield from ruled("2 or more", lambda value: value >= 2, "pruning.gradual_grouping.groups")
+    yield from ruled("in (0, 1]", lambda v: 0 < v <= 1, "pruning.gradual_grouping.until")
     yield from one_of("pruning.sirfp.metric", redundancy.METRICS)
     yield from one_of("pruning.sirfp.prior", redundancy.PRIORS)
     yield from one_of("pruning.ranking", RANKINGS)
@@ -265,18 +278,20 @@ def _senseless(config):
         lambda value: 0 < len(value) == len(set(value) & set(config.export.thresholds)),
         "export.precisions",
     )
-    if not budget_values(config):
+    if not budget_values(config) and config.pruning.method != "gradual_grouping":
         yield (
             "'pruning.budget' must set macs, params or both, such as pruning.budget.macs = 0.5."
             " Received: neither"
         )
-    looks_on = config.pruning.method == "sirfp" or config.pruning.criterion in rounds.BY_GRADIENT
-    if looks_on and not config.pruning.observe_epochs:
-        what = "sirfp" if config.pruning.method == "sirfp" else config.pruning.criterion
+    own = config.pruning
+    if rounds.looks_on(own) and not own.observe_epochs:
+        what = own.criterion if own.method == "oneshot" else own.method
         yield (
-            f"'{what}' ranks by what it sees in training, so 'pruning.observe_epochs' must be 1 or"
-            " more. Received: 0"
+            f"'{what}' decides by what it sees in training, so 'pruning.observe_epochs' must be 1"
+            " or more. Received: 0"
         )
+    if own.method == "gradual_grouping" and own.rounds > 1:
+        yield f"'pruning.rounds' of gradual grouping must be 1. Received: {own.rounds}"
     if config.model.path and config.model.weights:
         yield (
             "'model.weights' are for the network 'model.name', not for a file of your own."

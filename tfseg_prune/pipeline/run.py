@@ -68,7 +68,8 @@ class _Run(Workbench):
         super().__init__(config, Store(workdir))
         self.command = command
         self.console = console
-        self.budget = Budget(**budget_values(config))
+        limits = budget_values(config)
+        self.budget = Budget(**limits) if limits else None
         self.may_work = True
 
     def run(self, stages):
@@ -183,7 +184,7 @@ class _Run(Workbench):
                 pruner.callbacks,
             )
             plan = pruner.plan()
-            small = graph.shrink(model, plan, fold_constants=own.fold_constants)
+            small = graph.shrink(pruner.pruned, plan, fold_constants=own.fold_constants)
             if self.config.finetune.recalibrate:
                 training.recalibrate(
                     small, self._train_batches(), steps=self.config.finetune.recalibrate

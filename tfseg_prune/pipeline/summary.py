@@ -78,9 +78,10 @@ def summarise(store, results, config, dataset, *, command):
     plan = graph.PruningPlan.load(store.path("plan.json"))
     summary["plan"] = {
         "method": plan.method,
-        "criterion": plan.scores["criterion"],
+        "criterion": plan.scores.get("criterion", plan.method),
         "budget": dict(plan.budget),
         "scores": dict(plan.scores),
+        "groups": dict(plan.groups),
         "fingerprint": plan.fingerprint,
     }
     summary["layers"] = [
