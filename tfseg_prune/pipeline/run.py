@@ -74,7 +74,10 @@ class _Run(Workbench):
 
     def run(self, stages):
         # What can be wrong with data or model is wrong before hours of training, not after.
-        if set(stages) & {"train", "finetune", "export"}:
+        needing = {"train", "finetune", "export"}
+        if self.config.pruning.observe_epochs:
+            needing.add("prune")
+        if set(stages) & needing:
             self._stage("check", self._check_data, settings=self._data_settings)
         if "train" in stages:
             self._stage(
