@@ -332,6 +332,7 @@ def test_only_dense_convolutions_become_gradual(layer, message):
         GradualConv2D.from_conv(layer, 2)
 
 
+@pytest.mark.slow
 def test_the_other_backend_does_the_same():
     other = "tensorflow" if keras.backend.backend() == "jax" else "jax"
     chosen = (

@@ -369,33 +369,27 @@ def test_trainings_that_can_not_fade(model):
         model.fit(toys.Toy(), callbacks=[gradual], verbose=0)
 
 
-QUICKLY = ("a_compiled_step_sees_alpha", "starts_as_a_copy_that_answers_the_same")
-
-
-@pytest.mark.parametrize(
-    "chosen",
-    [
-        QUICKLY,
-        pytest.param(
-            (
-                "alpha_follows_the_schedule[cosine-0.5-epoch]",
-                "goes_on_where_it_was_killed[step]",
-                "ends_as_a_plain_grouped_network",
-                "each_keeps_its_own_alpha",
-                "balanced_groups_find_what_belongs_together[0]",
-            ),
-            marks=pytest.mark.slow,
-        ),
-    ],
+ON_THE_OTHER = (
+    "gradual_grouping_test.py::test_a_compiled_step_sees_alpha",
+    "gradual_grouping_test.py::test_starts_as_a_copy_that_answers_the_same",
+    "gradual_grouping_test.py::test_alpha_follows_the_schedule[cosine-0.5-epoch]",
+    "gradual_grouping_test.py::test_goes_on_where_it_was_killed[step]",
+    "gradual_grouping_test.py::test_ends_as_a_plain_grouped_network",
+    "gradual_grouping_test.py::test_each_keeps_its_own_alpha",
+    "gradual_plan_test.py::test_balanced_groups_find_what_belongs_together[0]",
 )
-def test_the_other_backend_does_the_same(chosen):
+
+
+@pytest.mark.slow
+def test_the_other_backend_does_the_same():
     other = "tensorflow" if keras.backend.backend() == "jax" else "jax"
+    here = pathlib.Path(__file__).parent
     run = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-        + [f"{__file__}::test_{name}" for name in chosen],
+        + [str(here / name) for name in ON_THE_OTHER],
         env={**os.environ, "KERAS_BACKEND": other},
-        cwd=pathlib.Path(__file__).parents[2],
+        cwd=here.parents[1],
         capture_output=True,
         text=True,
     )
-    assert f"{len(chosen)} passed" in run.stdout, run.stdout[-2000:]
+    assert f"{len(ON_THE_OTHER)} passed" in run.stdout, run.stdout[-2000:]

@@ -64,8 +64,7 @@ def check_equal(first, second, *, tolerance=TOLERANCE, seed=0):
 
     names = [tensor.name for tensor in outputs]
     tolerance = scaled_tolerance(first, tolerance)
-    final = range(len(names))
-    return compare(names, reference, answers_of(second, batch), batch, tolerance, final)
+    return compare(names, reference, answers_of(second, batch), batch, tolerance)
 
 
 def scaled_tolerance(model, tolerance):
@@ -74,7 +73,7 @@ def scaled_tolerance(model, tolerance):
     return max([tolerance, *(_COARSE[name] for name in types)])
 
 
-def compare(names, reference, answers, batch, tolerance, final):
+def compare(names, reference, answers, batch, tolerance, final=None):
     """The largest relative difference; `check_equal` says what is an error.
 
     Args:
@@ -85,8 +84,9 @@ def compare(names, reference, answers, batch, tolerance, final):
         answers: Arrays.
         batch: Input that gave the answers.
         tolerance: See `check_equal`.
-        final: Positions of what must not be rounding noise altogether.
+        final: Positions of what must not be rounding noise altogether. Defaults to all.
     """
+    final = range(len(names)) if final is None else final
     references = reference(batch)
     perturbed = None
     worst = 0.0
