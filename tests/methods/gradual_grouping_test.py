@@ -44,17 +44,6 @@ class Spy(keras.callbacks.Callback):
         self.epochs.append(self.alpha())
 
 
-@pytest.fixture(scope="module")
-def model():
-    return network()
-
-
-@pytest.fixture(scope="module")
-def finished(model):
-    """A training in which alpha reached 0 and stayed there."""
-    return trained(tsp.GradualGrouping(model, until=0.5))
-
-
 # The model.
 
 

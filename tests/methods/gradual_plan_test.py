@@ -18,20 +18,6 @@ from tfseg_prune import criteria
 from tfseg_prune.layers.gradual_conv import GradualConv2D, group_mask
 
 
-@pytest.fixture(scope="module")
-def model():
-    return network()
-
-
-@pytest.fixture(scope="module")
-def finished(model):
-    """A training in which alpha reached 0 and stayed there."""
-    return trained(tsp.GradualGrouping(model, until=0.5))
-
-
-# The model.
-
-
 def test_no_plan_before_all_has_faded(model):
     gradual = tsp.GradualGrouping(model)
     gradual.model.get_layer("backbone_a").alpha.assign(0.0)
