@@ -10,6 +10,7 @@ python benchmarks/show.py benchmarks/results/redundancy.json
   matrix given, and whether both let the channels fall in the same order. At most 0.1 s at 2048.
 - metric: one training call of an observer, with all pixels and with at most 4096 per image. By
   default 256 channels of 97 x 97 pixels, 2 and 8 images; fewer channels and pixels show the growth.
+  Seconds, and by how much a process of its own grew at most (Linux), beside the features.
 - overhead: training steps of a network with observers over those of the network without, compiled,
   in one process and in turns. A turn is as many steps as the default has between two observations,
   each variant makes one per round, and a ratio is the median over the rounds of the two turns'
@@ -19,8 +20,10 @@ Growth is the exponent of a power law fitted to the medians by least squares of 
 """
 
 import argparse
+import concurrent.futures
 import functools
 import json
+import multiprocessing
 import pathlib
 import shlex
 import statistics
@@ -140,7 +143,31 @@ def metric(channels, side, images, rounds):
             ops.convert_to_numpy(observer.redundancy)  # waits for it
 
         row[name] = seconds(look, rounds)
+        with concurrent.futures.ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as own:
+            row[name]["peak_mib"] = own.submit(growth_of_look, shape, pixels).result()
     return row
+
+
+def growth_of_look(shape, pixels):
+    """MiB by which this process grows at most while an observer looks; `None` if none can say."""
+    status, peak = pathlib.Path("/proc/self/status"), pathlib.Path("/proc/self/clear_refs")
+    if not peak.exists():
+        return None
+
+    def kib(key):
+        return int(status.read_text().split(f"{key}:")[1].split()[0])
+
+    features = ops.convert_to_tensor(
+        np.random.default_rng(SEED).normal(size=shape).astype("float32")
+    )
+    # Loads the code that looks, on a map that weighs nothing.
+    RedundancyObserver(pixels=pixels)(features[:, :2, :2], training=True)
+    observer = RedundancyObserver(pixels=pixels)
+    before = kib("VmRSS")
+    peak.write_text("5")  # the peak starts anew
+    observer(features, training=True)
+    ops.convert_to_numpy(observer.redundancy)
+    return (kib("VmHWM") - before) / 1024
 
 
 def overhead(build, batch_size, rounds):
@@ -152,8 +179,11 @@ def overhead(build, batch_size, rounds):
     shape = (batch_size, *model.input_shape[1:])
     images = rng.uniform(0, 255, shape).astype("float32")
     labels = rng.integers(0, classes, shape[:-1]).astype("int32")
+    scaled = any(isinstance(layer, keras.layers.BatchNormalization) for layer in model.layers)
     turns = {}
     for name, options in {"without": None, **VARIANTS}.items():
+        if name == "gradient prior" and not scaled:
+            continue  # it is the gradient of the scales
         # All share the weights of one network; a rate of zero keeps it what it was.
         trained, pruner = model, None
         if options is not None:

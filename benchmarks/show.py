@@ -259,6 +259,8 @@ def redundancy(result, console):
         )
     console.print(drawn)
     drawn = _table("One look at a batch", "channels", "map", "images", "all pixels, ms", "sampled")
+    for title in ("all pixels, MiB", "sampled"):
+        drawn.add_column(title, justify="right")
     for row in result["metric"]:
         drawn.add_row(
             f"{row['channels']}",
@@ -266,6 +268,7 @@ def redundancy(result, console):
             f"{row['images']}",
             f"{1e3 * row['full']['median']:.1f}",
             f"{1e3 * row['sampled']['median']:.1f}",
+            *(_mebibytes(row[name]["peak_mib"]) for name in ("full", "sampled")),
         )
     console.print(drawn)
     drawn = _table(
@@ -288,6 +291,10 @@ def redundancy(result, console):
     for name, (figure, met) in result["judged"].items():
         limit = result["limits"][name]
         console.print(f"{name}: {figure:.3g}, {'within' if met else 'misses'} {limit}")
+
+
+def _mebibytes(value):
+    return "" if value is None else f"{value:.0f}"
 
 
 def _mean(rows, key):
