@@ -191,6 +191,18 @@ def test_cosine_does_not_depend_on_size_or_amplitude():
     np.testing.assert_allclose(_matrix(larger, metric="official"), official / 4, rtol=1e-4)
 
 
+def test_correlation_leaves_out_what_all_pixels_share():
+    """An offset says nothing about places; a map that is nothing else is like no other."""
+    rng = np.random.default_rng(3)
+    features = rng.normal(size=(3, 5, 6, 7)).astype("float32")
+    offsets = rng.normal(0, 5, 7).astype("float32")
+    found = _matrix(features + offsets, metric="correlation")
+    np.testing.assert_allclose(found, _matrix(features, metric="correlation"), atol=1e-4)
+    assert np.abs(found - _matrix(features + offsets)).max() > 0.1
+    features[..., 2] = 4.0
+    np.testing.assert_allclose(_matrix(features, metric="correlation")[2], 0, atol=1e-6)
+
+
 def test_redundancy_is_the_mean_over_images():
     features = np.random.default_rng(1).normal(size=(4, 3, 5, 6)).astype("float32")
     for metric in spatial.METRICS:
@@ -262,7 +274,7 @@ def test_senseless_matrix_is_one_clear_error(matrix, message):
 
 
 def test_unknown_metric_is_one_clear_error():
-    message = "Expected: one of cosine, official. Received: 'l3'"
+    message = "Expected: one of cosine, correlation, official. Received: 'l3'"
     with pytest.raises(ValueError, match=message):
         spatial.redundancy(np.ones((1, 2, 2, 3)), metric="l3")
     with pytest.raises(ValueError, match=message):

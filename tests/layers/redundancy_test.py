@@ -29,6 +29,8 @@ def _alike(features, metric="cosine", pooled=False):
     maps = np.asarray(features, "float64").reshape(len(features), -1, features.shape[-1])
     if pooled:
         maps = maps.mean(axis=1)[None]
+    if metric == "correlation":
+        maps = maps - maps.mean(axis=1, keepdims=True)
     order = 1 if metric == "official" else 2
     maps = maps / (np.linalg.norm(maps, order, axis=1, keepdims=True) + 1e-5)
     return np.mean([image.T @ image for image in maps], axis=0)
@@ -41,7 +43,10 @@ def _average(values, decay):
 
 
 @pytest.mark.parametrize("decay", [0.0, 0.6, 0.999])
-@pytest.mark.parametrize("metric, pooled", [("cosine", False), ("official", False), ("cosine", 1)])
+@pytest.mark.parametrize(
+    "metric, pooled",
+    [("cosine", False), ("correlation", False), ("official", False), ("cosine", 1)],
+)
 def test_averages_over_training_steps(metric, pooled, decay):
     batches = _batches(5)
     observer = _watched(batches, metric=metric, pooled=pooled, edges=True, decay=decay)
@@ -153,7 +158,7 @@ def test_the_gradient_passes_as_if_it_weren_t_there():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"metric": "l3"}, "Expected: one of cosine, official. Received: 'l3'"),
+        ({"metric": "l3"}, "Expected: one of cosine, correlation, official. Received: 'l3'"),
         ({"every": 0}, "Invalid `every`.*Received: every=0"),
         ({"pixels": 0}, "Invalid `pixels`.*Received: pixels=0"),
         ({"decay": 1}, "Invalid `decay`.*Received: decay=1"),

@@ -69,8 +69,9 @@ def eliminate(matrix, *, metric="cosine", power=1, tolerance=0.0):
 
     Args:
         matrix: float array `[channels, channels]`, symmetric.
-        metric: "cosine" leaves the diagonal out (a channel isn't redundant with itself) and divides
-            by C - 1, so that scores compare between layers; "official" does neither.
+        metric: "cosine" and "correlation" leave the diagonal out (a channel isn't redundant with
+            itself) and divide by C - 1, so that scores compare between layers; "official" does
+            neither.
         power: 1, the paper's, lets many slight likenesses outweigh a twin: the wider the layer,
             the less a duplicate counts. At 64 hardly anything but near-duplicates does.
         tolerance: Sums that are smaller than the largest by less than this fraction equal it.

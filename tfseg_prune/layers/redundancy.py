@@ -6,7 +6,7 @@ import math
 import keras
 from keras import ops
 
-METRICS = ("cosine", "official")
+METRICS = ("cosine", "correlation", "official")
 _EPSILON = 1e-5
 
 
@@ -25,8 +25,9 @@ def redundancy(features, *, metric="cosine", pooled=False):
     Args:
         features: Tensor `[batch, height, width, channels]`, unpooled.
         metric: "cosine" (maps of Euclidean norm 1, so that a map weighs the same at any resolution;
-            maps of a few pixels are still more alike by chance) or "official" (maps of L1 norm 1,
-            as in the released code: entries grow as the maps get smaller).
+            maps of a few pixels are still more alike by chance), "correlation" (the same without
+            each map's mean: what all pixels share says nothing about places) or "official" (maps of
+            L1 norm 1, as in the released code: entries grow as the maps get smaller).
         pooled: Whether each map is averaged to one number first, which leaves one vector over the
             batch per channel: the ablation that forgets where things are. Batches of one image say
             nothing then.
@@ -44,6 +45,8 @@ def redundancy(features, *, metric="cosine", pooled=False):
         maps = ops.expand_dims(ops.mean(features, axis=(1, 2)), 0)
     else:
         maps = ops.reshape(features, (ops.shape(features)[0], -1, channels))
+    if metric == "correlation":
+        maps = maps - ops.mean(maps, axis=1, keepdims=True)
     if metric == "official":
         norm = ops.sum(ops.abs(maps), axis=1, keepdims=True) + _EPSILON
     else:

@@ -47,7 +47,8 @@ class SIRFP(keras.callbacks.Callback):
     Args:
         model: Functional `keras.Model` of known input size.
         budget: `Budget`.
-        metric: "cosine" (scale-free) or "official" (as the released code).
+        metric: "cosine" (scale-free), "correlation" (scale-free, without what all pixels share) or
+            "official" (as the released code; small maps lose more channels than large ones).
         prior: What a channel is worth by itself, see `criteria.redundancy.with_prior`: "none",
             "edge" (how strongly it draws edges) or "gradient" (DCFP's score). As in the released
             code the official metric has edges count in the scope "backbone" alone.
