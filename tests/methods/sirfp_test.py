@@ -211,7 +211,7 @@ def test_nothing_seen_is_one_clear_error(prior):
     "options, message",
     [
         ({"prior": "edges"}, "Expected: one of none, edge, gradient. Received: 'edges'"),
-        ({"metric": "l3"}, "Expected: one of cosine, official. Received: 'l3'"),
+        ({"metric": "l3"}, "Expected: one of cosine, correlation, official. Received: 'l3'"),
         ({"budget": 0.5}, r"Expected: `tsp.Budget\(macs=0.5\)`. Received: 0.5"),
         ({"scopes": {"all": "("}}, r"'\(' is no regular expression"),
         ({"power": 0}, "Invalid `power`.*Received: 0"),
