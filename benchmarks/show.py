@@ -200,6 +200,49 @@ def erfnet_family(result, console):
     console.print(f"{sum(equal)} of {len(equal)} rows save what the paper's do.")
 
 
+def grouped_export(result, console):
+    """One row per file: its ops, its difference to Keras, and its time against the first's."""
+    drawn = _table(result["name"], "network", "lowering", "MACs, M", "KiB", "ops")
+    for title in ("CONV_2D", "DEPTHWISE", "SPLIT", "CONCAT", "difference"):
+        drawn.add_column(title, justify="right")
+    for title in ("p50, ms", "ratio", "95 %", "realised", "to grouped"):
+        drawn.add_column(title, justify="right")
+    for row in result["rows"]:
+        ops = ("CONV_2D", "DEPTHWISE_CONV_2D", "SPLIT", "CONCATENATION")
+        ratio, against = row.get("ratio"), row.get("to_grouped")
+        drawn.add_row(
+            row["name"],
+            row["lowering"] or "",
+            f"{row['macs'] / _MILLION:,.0f}",
+            f"{row['bytes'] / 1024:,.0f}",
+            f"{sum(row['ops'].values())}",
+            *(f"{row['ops'].get(op, 0)}" for op in ops),
+            _judged(f"{row['relative_diff']:.1e}", row["equal"]),
+            f"{row['latency_ms']['p50']:.2f}",
+            f"{ratio['value']:.3f}" if ratio else "1",
+            _interval(ratio) if ratio else "",
+            f"{row['realised']:.3f}" if ratio else "",
+            f"{against['value']:.3f}" if against else "",
+        )
+    console.print(drawn)
+    equal = sum(row["equal"] for row in result["rows"])
+    limit = result["limits"]["relative_diff"]
+    console.print(f"{equal} of {len(result['rows'])} files answer as Keras within {limit}.")
+    shaky = [
+        f"{row['name']} {row['lowering'] or ''}".strip()
+        for row in result["rows"]
+        if not row["steady"]
+    ]
+    if shaky:
+        console.print(f"Not steady after warm-up: {', '.join(shaky)}; trust the ratios only.")
+    told = ", ".join(f"{name} {value}" for name, value in result["conditions"].items())
+    console.print(told, markup=False)
+
+
+def _interval(ratio):
+    return f"{ratio['low']:.3f}-{ratio['high']:.3f}"
+
+
 def criteria(result, console):
     """A row per criterion and budget: means over the seeds, their spread, and the claims."""
     drawn = _table(result["name"], "method", "MACs removed", "seeds", "params")
@@ -236,6 +279,47 @@ def criteria(result, console):
             claim["verdict"],
         )
     console.print(claimed)
+
+
+def grouping(result, console):
+    """A row per network, the largest first: means over the seeds, their spread, and the claims."""
+    drawn = _table(
+        result["name"], "network", "seeds", "params", "MACs, M", "mIoU", "±", "thin", "±"
+    )
+    for title in ("loss", "minutes"):
+        drawn.add_column(title, justify="right")
+    groups = {}
+    for row in result["rows"]:
+        groups.setdefault(row["name"], []).append(row)
+    for name, rows in sorted(
+        groups.items(), key=lambda group: (-group[1][0]["params"], -_mean(group[1], "miou"))
+    ):
+        drawn.add_row(
+            name,
+            str(len(rows)),
+            f"{rows[0]['params']:,}",
+            f"{rows[0]['macs'] / _MILLION:,.0f}",
+            f"{_mean(rows, 'miou'):.4f}",
+            f"{_spread(rows, 'miou'):.4f}",
+            f"{_mean(rows, 'thin'):.4f}",
+            f"{_spread(rows, 'thin'):.4f}",
+            f"{_mean(rows, 'loss'):.4f}",
+            f"{_mean(rows, 'seconds') / 60:.1f}",
+        )
+    console.print(drawn)
+    claimed = _table("Claims", "claim", "says", "of", "seeds", "difference", "verdict")
+    claimed.columns[1].justify = "left"
+    for claim in result["claims"]:
+        claimed.add_row(
+            claim["claim"],
+            claim["says"],
+            claim["score"],
+            str(len(claim["by_seed"])),
+            "" if claim["mean"] is None else f"{claim['mean']:+.4f}",
+            claim["verdict"],
+        )
+    console.print(claimed)
+    console.print(f"{len(result['rows'])} of {result['wanted']} rows are there.")
 
 
 def redundancy(result, console):
@@ -341,6 +425,8 @@ KINDS = {
     "coverage": coverage,
     "criteria": criteria,
     "erfnet_family": erfnet_family,
+    "grouped_export": grouped_export,
+    "grouping": grouping,
     "keras_hub": keras_hub,
     "redundancy": redundancy,
     "surgery": surgery,

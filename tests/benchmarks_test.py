@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from keras import layers
 
+import tfseg_prune as tsp
+
 HERE = pathlib.Path(__file__).parents[1] / "benchmarks"
 RESULTS = sorted((HERE / "results").glob("*.json"))
 
@@ -194,6 +196,36 @@ def test_a_row_of_the_family_saves_what_the_papers_does(scripts, params, gflops,
     assert (saved["params"]["equal"], saved["gflops"]["equal"]) == equal
 
 
+def test_files_are_timed_against_the_first_and_split_ones_against_grouped(scripts):
+    import grouped_export
+
+    from tfseg_prune.bench import schema, stats
+
+    def result(ms):
+        return schema.Result(
+            model=None,
+            device=None,
+            backend=None,
+            conditions=None,
+            latency_ms=schema.Latency(init=1, first=1, **stats.summarise([ms])),
+            samples_ms=(ms,) * 9,
+            warmup_runs=9,
+            steady=True,
+            session="one",
+        )
+
+    names = [("ERFNet", None, 400), ("DG2*", "grouped", 100), ("DG2*", "split", 100)]
+    rows = [
+        {"name": name, "lowering": way, "macs": macs, "path": str(i)}
+        for i, (name, way, macs) in enumerate(names)
+    ]
+    found = grouped_export.timed(rows, {"0": result(8.0), "1": result(2.0), "2": result(4.0)})
+    assert "ratio" not in found[0] and "path" not in found[0]
+    assert [row["ratio"]["value"] for row in found[1:]] == [0.25, 0.5]
+    assert [row["realised"] for row in found[1:]] == [1.0, 0.5]
+    assert found[2]["to_grouped"]["value"] == 2.0 and "to_grouped" not in found[1]
+
+
 def test_the_exponent_of_a_power_law_is_found(scripts):
     import redundancy
 
@@ -255,6 +287,80 @@ def test_the_study_compares_everything_once(scripts):
 
     options = argparse.Namespace(seeds=(0, 1), removed=(0.4, 0.6, 0.8))
     rows = study.wanted(options)
-    assert len(set(rows)) == len(rows) == 2 * (1 + 6 * 3 + 4 + 3)
+    assert len(set(rows)) == len(rows) == 2 * (1 + 6 * 3 + 5 + 3)
     named = {name for ahead, behind, _ in study.CLAIMS for name in (ahead, behind)}
     assert named <= {method for _, method, _ in rows} == {"dense", *study.SIRFP, *study.CRITERIA}
+
+
+def test_what_is_grouped_at_once_trains_the_same_inside_dense_kernels(scripts):
+    import camvid_grouping
+
+    from tests.training import toys
+
+    def network(groups):
+        keras.utils.set_random_seed(1)
+        i = keras.Input((toys.SIZE, toys.SIZE, 3))
+        x = layers.Rescaling(1 / 128, offset=-1)(i)
+        x = layers.Conv2D(8, 3, padding="same", use_bias=False, name="backbone_stem")(x)
+        x = layers.BatchNormalization(momentum=0.5, name="backbone_bn")(x)
+        x = layers.Conv2D(8, 1, groups=groups, activation="relu", name="backbone_a")(x)
+        return keras.Model(i, layers.Conv2D(toys.NUM_CLASSES, 1, name="decoder_logits")(x))
+
+    def train(model):
+        tsp.training.compile_segmenter(
+            model,
+            optimizer=tsp.training.optimizer(
+                "adamw", learning_rate=0.01, steps=8, weight_decay=0.1
+            ),
+            num_classes=toys.NUM_CLASSES,
+            ignore_index=toys.IGNORE,
+        )
+        model.run_eagerly = True  # tracing would take longer than the steps
+        model.fit(toys.Toy(2), epochs=2, shuffle=False, verbose=0)
+
+    native = network(groups=4)
+    faded = camvid_grouping.embedded(native, network(groups=1), 4)
+    kernel = native.get_layer("backbone_a").kernel
+    first = np.array(kernel)
+    train(native)
+    train(faded.model)
+    assert np.abs(np.array(kernel) - first).mean() > 0.01, "it has learnt"
+    small = tsp.shrink(faded.model, faded.plan())
+    for ours, theirs in zip(small.weights, native.weights, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-6, err_msg=theirs.path)
+
+
+def test_a_study_that_is_stopped_early_says_what_it_has(scripts):
+    import camvid_grouping
+
+    def row(name, seed, miou):
+        return {"name": name, "seed": seed, "miou": miou}
+
+    rows = [row("gradual DG4*", seed, 0.5 + seed / 1000) for seed in range(3)]
+    rows += [row("DG4*", seed, 0.4) for seed in range(3)] + [row("D*", 1, 0.6), row("DG2*", 0, 0.5)]
+    found = {claim["claim"]: claim for claim in camvid_grouping.claims(rows, "miou")}
+    assert len(found) == len(camvid_grouping.CLAIMS)
+    assert found["gradual DG4* over DG4*"]["verdict"] == "shown"
+    assert found["gradual DG4* over DG4*"]["mean"] == pytest.approx(0.101)
+    assert found["DG2* over DG4*"]["verdict"] == "not shown", "one seed"
+    assert found["D* over DG2*"]["verdict"] == "not run", "no seed has both"
+
+
+def test_the_study_of_grouping_makes_what_it_claims_about_in_the_order_of_claims(scripts):
+    import argparse
+
+    import camvid_grouping as grouping
+
+    rows = grouping.wanted(argparse.Namespace(seeds=(0, 1)))
+    assert len(set(rows)) == len(rows) == 2 * len(grouping.NETS)
+    order = [name for seed, name in rows if seed == 0]
+    assert order == [name for seed, name in rows if seed == 1]
+    pairs = [{ahead, behind} for ahead, behind, _ in grouping.CLAIMS]
+    assert set(order) == set.union(*pairs)
+    assert set(order[:4]) == pairs[0] | pairs[1], "the key claim first"
+    for ahead, behind, says in grouping.CLAIMS:
+        one, other = grouping.NETS[ahead], grouping.NETS[behind]
+        if says.startswith("grouping gradually"):
+            assert one.gradual == {} and other.gradual is None and one.block == other.block
+        if says.startswith("some blocks"):
+            assert (one.block, one.placement) == (other.block, "selective")

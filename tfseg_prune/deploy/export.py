@@ -6,7 +6,7 @@ import pathlib
 import numpy as np
 
 from tfseg_prune import atomic
-from tfseg_prune.deploy import contents, trace
+from tfseg_prune.deploy import contents, lowering, trace
 from tfseg_prune.deploy import images as image_sources
 from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.convert import ExportError, convert
@@ -28,6 +28,8 @@ class Export:
         io: type of its input, and of its output where that is not a class map.
         representative_images: how many images set its int8 ranges; 0 in the other precisions.
         parity: how it compares with the model; `None`, not compared.
+        lowered: what became of layers that phones need in another form, a sentence each: see
+            `lower`.
     """
 
     path: pathlib.Path
@@ -38,6 +40,7 @@ class Export:
     io: str = "float32"
     representative_images: int = 0
     parity: Parity | None = None
+    lowered: tuple[str, ...] = ()
 
 
 def export(
@@ -50,6 +53,7 @@ def export(
     representative_images=100,
     io="float32",
     image_size=None,
+    grouped="auto",
     images=None,
     threshold=None,
     metric=None,
@@ -84,6 +88,9 @@ def export(
             to `"float32"`.
         image_size: `(height, width)` in pixels, for a model that takes any size. Defaults to
             `None`, the model's own.
+        grouped: what becomes of grouped convolutions, see `lower`: `"auto"`, one CONV_2D where GPU
+            delegates compute it rightly, else one for each group; `"grouped"`, always one;
+            `"split"`, never. Defaults to `"auto"`.
         images: real images to compare file and model on, as `check_parity` takes them. Defaults to
             `None`, not compared.
         threshold: least agreement, see `check_parity`.
@@ -106,6 +113,7 @@ def export(
     for name, value, choices in (
         ("precision", precision, PRECISIONS),
         ("tail", tail, tails.TAILS),
+        ("grouped", grouped, lowering.GROUPED),
         ("io", io, ("float32", "int8", "uint8") if precision == "int8" else ("float32",)),
     ):
         if value not in choices:
@@ -134,7 +142,12 @@ def export(
     seen = None
     if precision == "int8":
         seen = _representative(representative, representative_images, wrapped.input_shape[1:])
-    data = convert(model, precision=precision, tail=tail, io=io, image_size=image_size, images=seen)
+    core = tails.functional(model)
+    with lowering.left_as_it_was(core):
+        lowered, log = lowering.lower(core, grouped=grouped)
+        data = convert(
+            lowered, precision=precision, tail=tail, io=io, image_size=image_size, images=seen
+        )
     inside = contents.read_contents(data)
     custom = [op.name for op in inside.ops if op.name.startswith("CUSTOM")]
     if custom or inside.dynamic:
@@ -164,6 +177,7 @@ def export(
         io=io,
         representative_images=0 if seen is None else len(seen),
         parity=None if parity is None else dataclasses.replace(parity, path=path),
+        lowered=log,
     )
 
 
