@@ -1,7 +1,9 @@
 import collections
 import json
 import os
+import pathlib
 import re
+import signal
 import subprocess
 import sys
 import time
@@ -143,6 +145,40 @@ def test_help_is_quick_and_imports_no_framework():
     assert best < 1
 
 
+@pytest.mark.slow
+def test_ctrl_c_in_training_says_how_to_go_on_and_ends_the_process(config, tmp_path):
+    with open(tmp_path / "tiny.py", "a") as file:
+        file.write(
+            "import time\n"
+            "from tfseg_prune.data import Batches\n"
+            "get = Batches.__getitem__\n"
+            "def slow(self, index):\n"
+            "    time.sleep(1)\n"
+            "    return get(self, index)\n"
+            "Batches.__getitem__ = slow\n"
+        )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tfseg_prune", "train", config, "--workdir=run"],
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path(tsp.__file__).parents[1])},
+        cwd=tmp_path,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        end = time.monotonic() + 120
+        while not list(tmp_path.glob("run/checkpoints/train-*/epoch-0001")):
+            assert process.poll() is None and time.monotonic() < end
+            time.sleep(0.05)
+        time.sleep(0.5)  # a batch is being read
+        process.send_signal(signal.SIGINT)
+        said = process.communicate(timeout=60)[1]
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    assert "Stopped in epoch 2 of 3" in said and "Run the same command again" in said
+
+
 def test_help_into_a_pipe_that_closes_is_quiet():
     command = f"{sys.executable} -m tfseg_prune --help | true"
     done = subprocess.run(["bash", "-c", command], capture_output=True, text=True)
@@ -212,6 +248,15 @@ def test_export_and_bench_on_files_of_ones_own(cli, model, tmp_path):
     answer = cli("bench", "a.tflite", "b.tflite", "--out=bench.json", "--threads=1")
     assert answer.status == 0 and "p50" in answer.out and "ratio" in answer.out
     assert len(json.loads((tmp_path / "bench.json").read_text())["results"]) == 2
+
+
+def test_export_tells_what_became_of_grouped_convolutions(cli, tmp_path):
+    images = keras.Input((16, 16, 6))
+    keras.Model(images, keras.layers.Conv2D(6, 1, groups=2, name="mix")(images)).save("mine.keras")
+    for given, told in (((), "split into 2"), (("--grouped=grouped",), "one grouped")):
+        answer = cli("export", "--model=mine.keras", "--out=a.tflite", *given)
+        assert answer.status == 0, answer.err
+        assert f"mix: 3 channels per group: {told} convolution" in answer.out
 
 
 def test_inspect_says_what_can_be_pruned_and_what_not(cli, model, tmp_path):

@@ -72,18 +72,25 @@ _TAIL = flags.DEFINE_enum(
     ["logits", "upsampled", "argmax"],
     "export: what the file answers: logits, upsampled, argmax.",
 )
+_GROUPED = flags.DEFINE_enum(
+    "grouped",
+    "auto",
+    ["auto", "grouped", "split"],
+    "export: grouped convolutions: auto (what GPUs compute rightly), grouped (one op), split.",
+)
 _IMAGES = flags.DEFINE_string("images", None, "export: folder of images, for int8 and the check.")
 _SCALE = flags.DEFINE_float("scale", 1.0, "export: the network takes image * scale + offset.")
 _OFFSET = flags.DEFINE_float("offset", 0.0, "export: see --scale.")
 _THREADS = flags.DEFINE_integer("threads", 1, "bench: CPU threads.", lower_bound=1)
 
 
+_INTERRUPTED = 130  # the status of a program that Ctrl-C ended
 # The flags that a verb takes without a config; any other would be passed over in silence.
 _OWN_FLAGS = {
     "inspect": (_MODEL, _OUT, _JSON),
     "prune": (_MODEL, _OUT, _PLAN, _MACS, _PARAMS, _CRITERION, _RANKING, _SCOPE, _ALIGN, _FLOOR)
     + (_EXCLUDE, _SEED, _FOLD),
-    "export": (_MODEL, _OUT, _PRECISION, _TAIL, _IMAGES, _SCALE, _OFFSET),
+    "export": (_MODEL, _OUT, _PRECISION, _TAIL, _GROUPED, _IMAGES, _SCALE, _OFFSET),
     "bench": (_OUT, _THREADS),
 }
 _CONFIG_FLAGS = (_WORKDIR, _DATA_DIR, _WEIGHTS)
@@ -279,7 +286,7 @@ def _export(_):
     import numpy as np
 
     import tfseg_prune as tsp
-    from tfseg_prune import data
+    from tfseg_prune import data, deploy
     from tfseg_prune.pipeline import files
 
     model = files.load_model(_MODEL.value)
@@ -298,6 +305,7 @@ def _export(_):
         _OUT.value,
         precision=_PRECISION.value,
         tail=_TAIL.value,
+        grouped=_GROUPED.value,
         representative=images,
         images=images,
     )
@@ -307,6 +315,8 @@ def _export(_):
             f" {written.parity.images} images"
         )
     print(f"Written: {_OUT.value}, {written.bytes:,} bytes, {_PRECISION.value}; {checked}")
+    for line in deploy.summarised(written.lowered):
+        print(f"  {line}")
 
 
 def _bench(paths):
@@ -332,6 +342,10 @@ def console():
     except BrokenPipeError:  # the reader of a pipe, such as `head`, has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
+    if status == _INTERRUPTED:
+        # A thread of TensorFlow that reads a batch would wait for Python, and Python's end for it.
+        sys.stderr.flush()
+        os._exit(status)
     sys.exit(status)
 
 
@@ -354,7 +368,7 @@ def run(argv):
         return _fail(f"{error}\nSee: tfseg-prune --help")
     except KeyboardInterrupt as stop:
         print(f"\n{stop or 'Stopped. Give the same command again to go on.'}", file=sys.stderr)
-        return 130
+        return _INTERRUPTED
     except BrokenPipeError:
         raise
     except (ValueError, OSError) as error:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from tfseg_prune import data
+from tfseg_prune.data.images import resize_label
 
 SIZE = (32, 48)
 STREETS = data.load("streets", "train", size=SIZE, count=7)
@@ -59,6 +60,17 @@ def test_without_augmentation_batches_are_the_samples_resized():
     assert -1 <= images.min() < -0.5 and 0.2 < images.max() <= 1
     assert np.array_equal(small.images(7), images)
     assert np.array_equal(small.images(2), images[[0, 3]])
+
+
+@pytest.mark.parametrize("augment", [None, data.Augment(), data.Augment(scale=(0.5, 0.5))])
+def test_labels_of_a_lower_resolution_are_those_of_the_nearest_pixels(augment):
+    options = {"augment": augment, "shuffle": augment is not None}
+    for (images, labels), (same, fewer) in zip(
+        read(make(**options)), read(make(label_stride=8, **options))
+    ):
+        assert np.array_equal(images, same) and fewer.shape == (len(labels), 4, 6)
+        for label, few in zip(labels, fewer):
+            assert np.array_equal(resize_label(label.astype(np.uint8), (4, 6)), few)
 
 
 @pytest.mark.parametrize("workers", [1, 2, 4])
@@ -209,6 +221,7 @@ def test_fit_on_jax_moves_the_epoch_on_and_leaks_none():
         ({"workers": 0}, "workers"),
         ({"augment": "strong"}, "augment.*Received: 'strong'"),
         ({"scale": float("nan")}, "scale"),
+        ({"label_stride": 5}, r"divides image_size=\(32, 48\). Received: 5"),
         ({"batch_size": 8, "drop_remainder": True}, "No full batch.*Received: 7 samples"),
     ],
 )

@@ -52,5 +52,5 @@ def test_one_new_file_is_a_new_data_set(tmp_path, monkeypatch):
         "    return Dataset('fields', split, (ClassInfo(crop, (0, 0, 0)),), 255, ('0',), read)\n"
     )
     monkeypatch.setattr(data, "__path__", [*data.__path__, str(tmp_path)])
-    assert data.names() == ("camvid", "fields", "folder", "streets")
+    assert data.names() == ("camvid", "cityscapes", "fields", "folder", "streets")
     assert data.load("fields", "val", crop="wheat").classes[0].name == "wheat"

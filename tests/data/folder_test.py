@@ -65,7 +65,8 @@ def test_ignored_id_is_255_where_none_is_given(root):
 
 def test_unknown_names_come_with_the_choices(root):
     load = data.load
-    check_error("camvid, folder, streets", "mean 'camvid'", do=lambda: load("camvd", "train"))
+    choices = "camvid, cityscapes, folder, streets"
+    check_error(choices, "mean 'camvid'", do=lambda: load("camvd", "train"))
     check_error("train, val, test", "mean 'train'", do=lambda: load("streets", "trian"))
     check_error("size, count, seed", "mean 'count'", do=lambda: load("streets", "val", cuont=3))
     (root / "test").rename(root / "unused")

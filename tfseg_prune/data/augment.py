@@ -9,7 +9,7 @@ from tfseg_prune.data import images
 
 # Rec. 601 luma: what Pillow's grey conversion uses too.
 _LUMA = np.array([0.299, 0.587, 0.114], np.float32)
-_PADDING = 127.5
+PADDING = 127.5
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -94,7 +94,7 @@ class Augment:
         (top, bottom, y0, y1), (left, right, x0, x1) = spans
         size, box = (bottom - top, right - left), (x0, y0, x1, y1)
         inside = (slice(top, bottom), slice(left, right))
-        new_image = np.full((*image_size, 3), _PADDING, np.float32)
+        new_image = np.full((*image_size, 3), PADDING, np.float32)
         new_label = np.full(image_size, ignore_index, np.uint8)
         new_image[inside] = self._jitter(images.resize_image(image, size, box), jitter)
         new_label[inside] = images.resize_label(label, size, box)

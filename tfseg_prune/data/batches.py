@@ -37,6 +37,8 @@ class Batches(keras.utils.PyDataset):
         drop_remainder: Whether to leave out the last, smaller batch. Defaults to False.
         scale: Factor for the images. Defaults to 1.0, images in [0, 255].
         offset: Added to the scaled images. Defaults to 0.0.
+        label_stride: The labels are resized, to the nearest pixel, to `image_size` divided by this,
+            for a network that answers at a lower resolution. Defaults to 1.
         workers: Threads that read samples; with more than one, the next batch is read ahead.
             Defaults to 1.
 
@@ -69,6 +71,7 @@ class Batches(keras.utils.PyDataset):
         drop_remainder: bool = False,
         scale: float = 1.0,
         offset: float = 0.0,
+        label_stride: int = 1,
         workers: int = 1,
     ):
         # Keras' own workers would hand out batches of a past epoch: its queue survives the batch
@@ -85,6 +88,12 @@ class Batches(keras.utils.PyDataset):
             )
         for value in image_size:
             _check_integer("image_size", value, 1)
+        _check_integer("label_stride", label_stride, 1)
+        if any(value % label_stride for value in image_size):
+            raise ValueError(
+                f"Invalid label_stride. Expected: one that divides image_size={image_size}. "
+                f"Received: {label_stride}."
+            )
         for name, value in (("scale", scale), ("offset", offset)):
             if not isinstance(value, numbers.Real) or not math.isfinite(value):
                 raise ValueError(f"Invalid {name}. Expected: a number. Received: {value!r}.")
@@ -107,6 +116,7 @@ class Batches(keras.utils.PyDataset):
         self.drop_remainder = drop_remainder
         self.scale = scale
         self.offset = offset
+        self.label_stride = label_stride
         self.threads = workers
         self.epoch = initial_epoch
         self._begun = False
@@ -123,7 +133,8 @@ class Batches(keras.utils.PyDataset):
         """Batch `index` of the current epoch.
 
         Returns:
-            Images, float32 `[batch, height, width, 3]`, and labels, int32 `[batch, height, width]`.
+            Images, float32 `[batch, height, width, 3]`, and labels, int32 `[batch, height, width]`
+            (both sides divided by `label_stride`).
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)}.")
@@ -181,14 +192,20 @@ class Batches(keras.utils.PyDataset):
         image, label = self.dataset[index]
         if self.augment is None:
             return self._plain(image, label)
-        rng = np.random.default_rng([self.seed, epoch, index])
-        return self.augment(image, label, rng, self.image_size, self.dataset.ignore_index)
+        return self._augmented(image, label, np.random.default_rng([self.seed, epoch, index]))
+
+    def _augmented(self, image, label, rng):
+        ignored = self.dataset.ignore_index
+        image, label = self.augment(image, label, rng, self.image_size, ignored)
+        return image, self._strided(label)
 
     def _plain(self, image, label):
-        return (
-            images.resize_image(image, self.image_size),
-            images.resize_label(label, self.image_size),
-        )
+        label = images.resize_label(label, self.image_size)
+        return images.resize_image(image, self.image_size), self._strided(label)
+
+    def _strided(self, label):
+        stride = self.label_stride
+        return label[stride // 2 :: stride, stride // 2 :: stride]
 
     def _submit(self, epoch, index):
         if self._pool is None:

@@ -83,19 +83,19 @@ def load_split(
     return Dataset(name, split, classes, ignore_index, tuple(keys), read, files)
 
 
-def data_root(data_dir, name: str) -> pathlib.Path:
+def data_root(data_dir, name: str, *, holds: str = "classes.json and the images") -> pathlib.Path:
     """The existing folder `data_dir`, or a `DatasetError` that says what to pass."""
     if data_dir is None or not str(data_dir):
         raise DatasetError(
-            f"Data set '{name}' needs data_dir. Expected: the folder that holds classes.json and "
-            "the images. Received: None."
+            f"Data set '{name}' needs data_dir. Expected: the folder that holds {holds}. "
+            "Received: None."
         )
     root = pathlib.Path(data_dir).expanduser()
     if not root.is_dir():
         found = "a file" if root.exists() else "no such folder"
         raise DatasetError(
-            f"Invalid data_dir for data set '{name}'. Expected: the folder that holds classes.json "
-            f"and the images. Received: '{root}' ({found})."
+            f"Invalid data_dir for data set '{name}'. Expected: the folder that holds {holds}. "
+            f"Received: '{root}' ({found})."
         )
     return root
 

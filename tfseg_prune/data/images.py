@@ -3,6 +3,7 @@
 import os
 import pathlib
 from collections.abc import Sequence
+from typing import BinaryIO
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,14 +14,15 @@ IGNORED_COLOR = (0, 0, 0)
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
-def read_image(path: str | os.PathLike) -> np.ndarray:
+def read_image(path: str | os.PathLike | BinaryIO, *, name: str | None = None) -> np.ndarray:
     """Reads an image file as RGB, upright.
 
     Grey and palette images become RGB, transparency is dropped, and the EXIF orientation is
     applied.
 
     Args:
-        path: The file.
+        path: The file, or one that is open.
+        name: What it is called in errors. Defaults to its path.
 
     Returns:
         The image, uint8 `[height, width, 3]`.
@@ -28,10 +30,11 @@ def read_image(path: str | os.PathLike) -> np.ndarray:
     Raises:
         DatasetError: If the file cannot be decoded or has more than 8 bits a channel.
     """
-    image = _decode(path, "image")
+    name = path if name is None else name
+    image = _decode(path, "image", name)
     if image.mode.startswith(("I", "F")):
         raise DatasetError(
-            f"Unsupported pixel format of image '{path}'. Expected: 8 bits a channel. Received: "
+            f"Unsupported pixel format of image '{name}'. Expected: 8 bits a channel. Received: "
             f"mode '{image.mode}'. Convert it to 8 bits first: what range to map to 0..255 is "
             "yours to choose."
         )
@@ -76,7 +79,7 @@ def read_label(path: str | os.PathLike) -> np.ndarray:
     Raises:
         DatasetError: If the file cannot be decoded, or holds colours rather than ids.
     """
-    label = _decode(path, "label")
+    label = _decode(path, "label", path)
     if label.mode not in ("P", "L", "1"):
         raise DatasetError(
             f"Label '{path}' holds no class ids. Expected: a palette ('P') or grey ('L') PNG of "
@@ -166,7 +169,7 @@ def _resize(array, size, box, resample):
     return np.array(Image.fromarray(array).resize((width, height), resample, box=box))
 
 
-def _decode(path, what):
+def _decode(path, what, name):
     try:
         with Image.open(path) as image:
             image.load()
@@ -175,7 +178,7 @@ def _decode(path, what):
     except Exception as error:
         missing = isinstance(error, FileNotFoundError)
         raise DatasetError(
-            f"Cannot read {what} '{path}'. Expected: a complete image file. Received: "
+            f"Cannot read {what} '{name}'. Expected: a complete image file. Received: "
             f"{'no such file' if missing else f'{type(error).__name__}: {error}'}. Copy the file "
             "again from its source, or remove the sample (image and label)."
         ) from error

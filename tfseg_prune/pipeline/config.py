@@ -5,12 +5,12 @@ import math
 
 from ml_collections import config_dict
 
-from tfseg_prune import criteria
+from tfseg_prune import criteria, data
 from tfseg_prune.criteria import redundancy
 from tfseg_prune.deploy.parity import THRESHOLDS
 from tfseg_prune.graph.fold import MODES as FOLD_MODES
 from tfseg_prune.methods import gradual_grouping
-from tfseg_prune.pipeline import rounds
+from tfseg_prune.pipeline import phases, rounds
 from tfseg_prune.search.budget import RANKINGS
 
 
@@ -31,7 +31,8 @@ def default_config():
     config.seed = 0
 
     config.data = config_dict.ConfigDict()
-    config.data.name = "streets"  # a module of tfseg_prune.data: camvid, folder, streets
+    # A module of tfseg_prune.data: camvid, cityscapes, folder, streets.
+    config.data.name = "streets"
     config.data.data_dir = ""
     config.data.image_size = (96, 128)  # height, width in pixels, of training and evaluation
     config.data.scale = 1.0  # your own model's input: image * scale + offset; the package's
@@ -47,6 +48,22 @@ def default_config():
     config.model.path = ""  # ... your own .keras file that answers logits
     config.model.weights = ""  # .npz file of backbone weights
     config.model.options = config_dict.ConfigDict()  # arguments of the function
+
+    # Phases before `train`, which is of the whole network: its encoder classifies, its encoder
+    # segments, its decoder trains behind it (see tfseg_prune.pipeline.phases).
+    config.pretrain = config_dict.ConfigDict()
+    config.pretrain.data = ""  # whole images that the encoder classifies: tinyimagenet100
+    config.pretrain.data_dir = ""
+    config.pretrain.images = 0  # how many of its training images; 0: all
+    config.pretrain.image_size = (64, 64)
+    config.pretrain.batch_size = 64
+    config.pretrain.learning_rate = 5e-4  # of classification; the other phases have train's
+    config.pretrain.classification_epochs = 0
+    config.pretrain.encoder_epochs = 0
+    config.pretrain.decoder_epochs = 0
+    # The phase (classification, encoder) in which the connections of pruning.gradual_grouping fade;
+    # then `prune` runs it and all that follow a second time, beside the dense network's.
+    config.pretrain.fade = ""
 
     config.train = config_dict.ConfigDict()
     config.train.epochs = 20
@@ -81,7 +98,7 @@ def default_config():
     config.pruning.observe_epochs = 0
     config.pruning.observe_learning_rate = 5e-4
     config.pruning.sirfp = config_dict.ConfigDict()  # arguments of tsp.SIRFP
-    config.pruning.sirfp.metric = "cosine"  # or official
+    config.pruning.sirfp.metric = "cosine"  # or correlation, official
     config.pruning.sirfp.prior = "none"  # or edge, gradient
     config.pruning.sirfp.prior_weight = 0.4
     config.pruning.sirfp.power = 1.0
@@ -216,6 +233,7 @@ def _senseless(config):
         "1 or more",
         lambda value: value >= 1,
         *["train.batch_size", "data.workers", "bench.threads", "bench.min_runs"],
+        "pretrain.batch_size",
         "export.representative_images",
         *["pruning.align", "pruning.rounds"],
         *(f"pruning.sirfp.{name}" for name in ("smallest", "every", "pixels")),
@@ -224,13 +242,14 @@ def _senseless(config):
         "0 or more",
         lambda value: value >= 0,
         *["seed", "train.epochs", "finetune.epochs", "finetune.recalibrate", "report.strips"],
-        *["export.parity_images", "pruning.observe_epochs"],
+        *["export.parity_images", "pruning.observe_epochs", "pretrain.images"],
+        *(f"pretrain.{name}_epochs" for name in phases.NAMES),
     )
     yield from ruled(
         "a finite number > 0",
         lambda value: 0 < value < math.inf,
         *["train.learning_rate", "finetune.learning_rate", "bench.max_seconds"],
-        *["pruning.observe_learning_rate", "pruning.sirfp.power"],
+        *["pruning.observe_learning_rate", "pruning.sirfp.power", "pretrain.learning_rate"],
     )
     yield from ruled(
         "a finite number >= 0",
@@ -251,7 +270,7 @@ def _senseless(config):
     yield from ruled(
         "(height, width) in whole pixels, 8 or more",
         lambda value: pair(value, int) and min(value) >= 8,
-        "data.image_size",
+        *["data.image_size", "pretrain.image_size"],
     )
     yield from ruled(
         "(least, greatest), both finite and > 0",
@@ -261,6 +280,8 @@ def _senseless(config):
     yield from one_of("train.class_weights", ("none", "log"))
     yield from one_of("train.keep", ("last", "best"))
     yield from one_of("train.optimizer", ("adamw", "sgd"))
+    yield from one_of("pretrain.data", ("", *data.classification_names()))
+    yield from one_of("pretrain.fade", ("", *phases.FADING))
     yield from one_of("pruning.method", rounds.METHODS)
     yield from one_of("pruning.criterion", criteria.names())
     yield from one_of("pruning.gradual_grouping.schedule", tuple(gradual_grouping.SCHEDULES))
@@ -284,16 +305,74 @@ def _senseless(config):
             " Received: neither"
         )
     own = config.pruning
-    if rounds.looks_on(own) and not own.observe_epochs:
+    fade = config.pretrain.fade
+    if rounds.looks_on(own) and not own.observe_epochs and not fade:
         what = own.criterion if own.method == "oneshot" else own.method
         yield (
             f"'{what}' decides by what it sees in training, so 'pruning.observe_epochs' must be 1"
             " or more. Received: 0"
         )
-    if own.method == "gradual_grouping" and own.rounds > 1:
-        yield f"'pruning.rounds' of gradual grouping must be 1. Received: {own.rounds}"
+    if own.method == "gradual_grouping":
+        if own.rounds > 1:
+            yield f"'pruning.rounds' of gradual grouping must be 1. Received: {own.rounds}"
+        epochs = config.pretrain[f"{fade}_epochs"] if fade in phases.FADING else own.observe_epochs
+        until = own.gradual_grouping.until
+        if own.gradual_grouping.per == "epoch" and epochs and until * epochs > epochs - 1 + 1e-9:
+            yield (
+                "'pruning.gradual_grouping.until' must leave a whole epoch after it where alpha"
+                f" changes by epoch. Received: {until} of {epochs} epochs"
+            )
+    yield from _out_of_phase(config)
     if config.model.path and config.model.weights:
         yield (
             "'model.weights' are for the network 'model.name', not for a file of your own."
             f" Received: them beside model.path={config.model.path!r}"
         )
+
+
+def _out_of_phase(config):
+    own, names = config.pretrain, phases.planned(config.pretrain)
+    if own.classification_epochs and not own.data:
+        yield (
+            "'pretrain.data' must name what the encoder classifies in"
+            " 'pretrain.classification_epochs'. Received: ''"
+        )
+    if own.data and not own.classification_epochs:
+        yield (
+            f"'pretrain.classification_epochs' must be 1 or more for the data {own.data!r}."
+            " Received: 0"
+        )
+    if bool(own.data) != bool(own.data_dir):
+        yield (
+            "'pretrain.data' and 'pretrain.data_dir' must be set together. Received:"
+            f" {own.data!r} and {own.data_dir!r}"
+        )
+    if names == ["decoder"]:
+        yield (
+            "'pretrain.encoder_epochs' or 'pretrain.classification_epochs' must be 1 or more where"
+            " 'pretrain.decoder_epochs' is, as the decoder trains behind a frozen encoder."
+            " Received: 0"
+        )
+    if names and (config.model.path or config.model.name not in phases.with_encoder()):
+        yield (
+            "'model.name' must be a network that offers its encoder alone"
+            f" ({', '.join(phases.with_encoder())}) for the phases of 'pretrain'. Received:"
+            f" {config.model.path or config.model.name!r}"
+        )
+    if not own.fade:
+        return
+    if own.fade not in names:
+        yield (
+            f"'pretrain.{own.fade}_epochs' must be 1 or more for connections to fade in that phase."
+            " Received: 0"
+        )
+    for path, value, wanted in (
+        ("pruning.method", config.pruning.method, "gradual_grouping"),
+        ("pruning.observe_epochs", config.pruning.observe_epochs, 0),
+        ("pruning.budget", budget_values(config), {}),
+    ):
+        if value != wanted:
+            yield (
+                f"'{path}' must be {wanted or 'left out'!s} where connections fade in a phase of"
+                f" 'pretrain'. Received: {value!r}"
+            )

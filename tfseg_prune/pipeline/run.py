@@ -3,7 +3,6 @@
 import dataclasses
 import json
 import pathlib
-import shutil
 
 import keras
 import numpy as np
@@ -11,11 +10,10 @@ from rich.console import Console
 
 from tfseg_prune import atomic, deploy, graph, training
 from tfseg_prune.bench import host, schema, stats
-from tfseg_prune.pipeline import files, rounds
+from tfseg_prune.pipeline import files, phases, rounds
 from tfseg_prune.pipeline.config import budget_values, check_config
 from tfseg_prune.pipeline.store import Store
 from tfseg_prune.pipeline.summary import MODELS, summarise
-from tfseg_prune.pipeline.workbench import Workbench
 from tfseg_prune.report import html, strips, table
 from tfseg_prune.search import Budget
 
@@ -34,7 +32,9 @@ def run(config, workdir, stages=STAGES, *, command=None, console=None):
     The working directory then holds `base.keras` (trained), `plan.json`, `small.keras` (pruned,
     not yet fine-tuned), `pruned.keras`, `dense.keras` (the control: the base trained as long as
     the pruned network in all), a `.tflite` file per network and precision, `metrics.jsonl`,
-    `bench.json`, `summary.json` and `report.html`.
+    `bench.json`, `summary.json` and `report.html`; where the network trains in phases, also what
+    each left, such as `base_encoder.keras` and, of one that becomes grouped, `small_encoder.keras`
+    and `plan_encoder.json`.
 
     Args:
         config: See `default_config`.
@@ -63,41 +63,31 @@ def run(config, workdir, stages=STAGES, *, command=None, console=None):
         return steps.run(stages)
 
 
-class _Run(Workbench):
+class _Run(phases.Phases):
     def __init__(self, config, workdir, command, console):
-        super().__init__(config, Store(workdir))
+        super().__init__(config, Store(workdir), console)
         self.command = command
-        self.console = console
         limits = budget_values(config)
         self.budget = Budget(**limits) if limits else None
-        self.may_work = True
 
     def run(self, stages):
         # What can be wrong with data or model is wrong before hours of training, not after.
         needing = {"train", "finetune", "export"}
-        if self.config.pruning.observe_epochs:
+        if self.config.pruning.observe_epochs or self.config.pretrain.fade:
             needing.add("prune")
         if set(stages) & needing:
             self._stage("check", self._check_data, settings=self._data_settings)
+        self._check_pretraining(stages)
         if "train" in stages:
             self._stage(
                 "check_model",
                 self._check_model,
-                settings=[self._model_settings, self._prune_settings],
+                settings=[self._model_settings, self._prune_settings, *self._phases_settings],
             )
         summary = None
         for stage in stages:
             summary = getattr(self, f"_run_{stage}")()
         return summary if stages[-1] == "report" else None
-
-    def say(self, text):
-        self.console.print(text, markup=False, soft_wrap=True)
-
-    def _stage(self, name, work, **options):
-        if not self.may_work:
-            work = None
-        self.results[name] = self.store.run(name, work, say=self.say, **options)
-        return self.results[name]
 
     # Checks.
 
@@ -112,17 +102,8 @@ class _Run(Workbench):
         """Builds the model and plans on its first weights: what can be reached is the same."""
         keras.utils.set_random_seed(self.config.seed)
         self._train_batches()
-        rounds.check(self._build(), self.config.pruning, self.budget, seed=self.config.seed)
-
-    def _fit_settings(self):
-        own = self.config
-        return [*self._image_settings, own.train.to_dict(), own.seed]
-
-    @property
-    def _model_settings(self):
-        own = self.config.model
-        sources = [files.digest(path) for path in (own.path, own.weights) if _is_file(path)]
-        return [self._fit_settings(), own.to_dict(), sources]
+        model = self._check_phases()
+        rounds.check(model, self.config.pruning, self.budget, seed=self.config.seed)
 
     @property
     def _prune_settings(self):
@@ -132,27 +113,29 @@ class _Run(Workbench):
             own.pruning.to_dict(),
             own.seed,
             own.finetune.recalibrate,
-            self._fit_settings() if trains else None,
+            self._fit_settings if trains else None,
         ]
 
-    def _forget(self, stage):
-        """Removes checkpoints whose stage has left its output."""
-        for folder in self.store.path("checkpoints").glob(f"{stage}-*"):
-            shutil.rmtree(folder, ignore_errors=True)
-
     def _run_train(self):
+        left = self._run_phases("train", "base")
+
         def work(key):
             keras.utils.set_random_seed(self.config.seed)
-            model = self._build()
+            model = self._start(left)
             own = self.config.train
             result = self._fit(model, "train", key, own.epochs, own.learning_rate)
             files.save_model(model, self.store.path("base.keras"))
             return result
 
-        self._stage("train", work, settings=self._model_settings, outputs=["base.keras"])
+        self._stage(
+            "train", work, settings=self._model_settings, inputs=left, outputs=["base.keras"]
+        )
         self._forget("train")
 
     def _run_prune(self):
+        if self.config.pretrain.fade:
+            self._run_fading()
+            return
         own = self.config.pruning
         source = "base.keras"
         for number in range(1, own.rounds):
@@ -160,11 +143,6 @@ class _Run(Workbench):
             self._round(number, f"prune_{number}", source, [f"plan_{number}.json", output])
             source = output
         self._round(own.rounds, "prune", source, ["plan.json", "small.keras"])
-
-    @property
-    def _prunings(self):
-        """The stages of `_run_prune`."""
-        return [*(f"prune_{n}" for n in range(1, self.config.pruning.rounds)), "prune"]
 
     def _round(self, number, stage, source, outputs):
         """Trains while the pruner looks on, and prunes; `plan.json` holds all rounds."""
@@ -206,13 +184,7 @@ class _Run(Workbench):
             if number == own.rounds:
                 plan.save(self.store.path("plan.json"))
             files.save_model(small, self.store.path(outputs[-1]))
-            self.say(
-                f"  MACs {full.macs:,} to {reached.macs:,} ({reached.macs / full.macs:.3f}),"
-                f" parameters {full.params:,} to {reached.params:,}"
-                f" ({reached.params / full.params:.3f})"
-            )
-            cost = [dataclasses.asdict(c) for c in (full, reached)]
-            return {**result, "cost": cost}
+            return {**result, "cost": self._say_cost(full, reached)}
 
         self._stage(
             stage,
@@ -247,7 +219,7 @@ class _Run(Workbench):
             self._stage(
                 stage,
                 work,
-                settings=[self._fit_settings(), own.learning_rate, epochs],
+                settings=[self._fit_settings, own.learning_rate, epochs],
                 inputs=[source],
                 outputs=[output],
             )
@@ -330,6 +302,8 @@ class _Run(Workbench):
                 f"  {name} {precision}: {written.bytes:,} bytes, agreement"
                 f" {parity.argmax_agreement:.3%} on {parity.images} images, mIoU {parity.miou:.4f}"
             )
+            for line in deploy.summarised(written.lowered):
+                self.say(f"    {line}")
             return {
                 "bytes": written.bytes,
                 "ops": written.ops,
@@ -394,11 +368,9 @@ class _Run(Workbench):
         def work(key):
             for name in MODELS:
                 self._evaluate(name)
-            history = [
-                row
-                for stage in ("train", *self._prunings, "finetune", "control")
-                for row in self.results[stage]["history"]
-            ]
+            trained = phases.stages(self.config)
+            stages = dict.fromkeys([*trained["dense"][:-1], *trained["pruned"], "control"])
+            history = [row for stage in stages for row in self.results[stage]["history"]]
             atomic.write_text(
                 self.store.path("metrics.jsonl"), "".join(f"{json.dumps(row)}\n" for row in history)
             )
@@ -447,7 +419,3 @@ class _Run(Workbench):
                 images, labels, answers["dense"], answers["pruned"], chosen.keys
             )
         ]
-
-
-def _is_file(path):
-    return bool(path) and pathlib.Path(path).is_file()

@@ -11,6 +11,7 @@ import keras
 
 from tfseg_prune import graph
 from tfseg_prune.bench import host, schema, stats
+from tfseg_prune.pipeline import phases
 
 # The control and the pruned network, in the order in which they are shown.
 MODELS = ("dense", "pruned")
@@ -45,8 +46,7 @@ def summarise(store, results, config, dataset, *, command):
         },
         "config": config.to_dict(),
     }
-    rounds = [stage for stage in results if stage.startswith("prune")]
-    for name, stages in zip(MODELS, (["train", "control"], ["train", *rounds, "finetune"])):
+    for name, stages in phases.stages(config).items():
         found = dict(results[f"evaluate_{name}"])
         for key in ("epochs", "train_seconds"):
             found[key] = sum(results[stage][key] for stage in stages)

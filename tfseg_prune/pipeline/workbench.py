@@ -1,27 +1,90 @@
 """What the stages of a run work with: its data, its networks and their training."""
 
+import dataclasses
 import functools
 import pathlib
+import shutil
+from collections.abc import Callable
 
+import keras
 import numpy as np
 
 from tfseg_prune import data, models, training
 from tfseg_prune.pipeline import files
 
 
+@dataclasses.dataclass(frozen=True)
+class Task:
+    """What a network learns.
+
+    Attributes:
+        train: Batches of an epoch.
+        validation: Batches on which it is looked at after each.
+        compile: Function `(model, optimizer=...)` that sets loss and metrics.
+    """
+
+    train: keras.utils.PyDataset
+    validation: keras.utils.PyDataset
+    compile: Callable
+
+
 class Workbench:
-    """Data, networks and training as a config wants them.
+    """Data, networks and training as a config wants them, and stages that are done once.
 
     Attributes:
         config: `ConfigDict`, see `default_config`.
         store: `Store` of the run.
+        console: `rich.console.Console` for progress.
         results: {stage: what it found} so far.
+        may_work: Whether a stage that isn't done is run; otherwise it is an error.
     """
 
-    def __init__(self, config, store):
+    def __init__(self, config, store, console):
         self.config = config
         self.store = store
+        self.console = console
         self.results = {}
+        self.may_work = True
+
+    # Stages.
+
+    def say(self, text):
+        self.console.print(text, markup=False, soft_wrap=True)
+
+    def _stage(self, name, work, **options):
+        if not self.may_work:
+            work = None
+        self.results[name] = self.store.run(name, work, say=self.say, **options)
+        return self.results[name]
+
+    def _forget(self, stage):
+        """Removes checkpoints whose stage has left its output."""
+        for folder in self.store.path("checkpoints").glob(f"{stage}-*"):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _say_cost(self, full, reached):
+        """Tells two costs; answers both as plain values."""
+        self.say(
+            f"  MACs {full.macs:,} to {reached.macs:,} ({reached.macs / full.macs:.3f}),"
+            f" parameters {full.params:,} to {reached.params:,}"
+            f" ({reached.params / full.params:.3f})"
+        )
+        return [dataclasses.asdict(cost) for cost in (full, reached)]
+
+    @property
+    def _fit_settings(self):
+        own = self.config
+        return [*self._image_settings, own.train.to_dict(), own.seed]
+
+    @property
+    def _model_settings(self):
+        own = self.config.model
+        sources = [
+            files.digest(path)
+            for path in (own.path, own.weights)
+            if path and pathlib.Path(path).is_file()
+        ]
+        return [self._fit_settings, own.to_dict(), sources]
 
     # Data.
 
@@ -44,12 +107,15 @@ class Workbench:
         own = self.config.data
         settings = [own.name, own.data_dir]
         settings += [own[split].to_dict() for split in ("train", "val", "test")]
-        if own.data_dir:
-            for path in sorted(pathlib.Path(own.data_dir).expanduser().rglob("*")):
-                if path.is_file():
-                    about = path.stat()
-                    settings.append([str(path), about.st_size, about.st_mtime_ns])
-        return settings
+        return settings + (self._files_under(own.data_dir) if own.data_dir else [])
+
+    def _files_under(self, folder):
+        found = []
+        for path in sorted(pathlib.Path(folder).expanduser().rglob("*")):
+            if path.is_file():
+                about = path.stat()
+                found.append([str(path), about.st_size, about.st_mtime_ns])
+        return found
 
     @property
     def _image_settings(self):
@@ -68,13 +134,32 @@ class Workbench:
             **options,
         )
 
-    def _train_batches(self):
+    def _train_batches(self, **options):
         own = self.config.train
         jitter = dict.fromkeys(("brightness", "contrast", "saturation"), own.jitter)
         augment = data.Augment(scale=own.scale, flip=own.flip, **jitter)
-        return self._batches(
-            "train", augment=augment, shuffle=True, seed=self.config.seed, drop_remainder=True
+        options |= {"augment": augment, "shuffle": True, "drop_remainder": True}
+        return self._batches("train", seed=self.config.seed, **options)
+
+    def _segmentation(self, *, stride=1, constant=1.1):
+        """The `Task` to segment.
+
+        Args:
+            stride: Pixels of an image, in each direction, for each answer.
+            constant: K of the class weights 1 / ln(K + frequency).
+        """
+        weights = None
+        if self.config.train.class_weights == "log":
+            pixels = np.array(self.results["check"]["pixels"]["train"], float)
+            weights = (1 / np.log(constant + pixels / pixels.sum())).tolist()
+        compiling = functools.partial(
+            training.compile_segmenter,
+            num_classes=self._dataset.num_classes,
+            ignore_index=self._dataset.ignore_index,
+            class_weights=weights,
         )
+        validation = self._batches("val", label_stride=stride)
+        return Task(self._train_batches(label_stride=stride), validation, compiling)
 
     # Training.
 
@@ -82,11 +167,11 @@ class Workbench:
         own = self.config.model
         if own.path:
             return self._fitting(files.load_model(own.path))
-        if own.name not in models.__all__ or own.name == "load_weights":
-            names = ", ".join(name for name in models.__all__ if name != "load_weights")
+        names = [n for n in models.__all__ if not n.endswith(("_weights", "_encoder"))]
+        if own.name not in names:
             raise ValueError(
-                f"There is no network '{own.name}'. Expected: {names}, or your own file as"
-                f" model.path. Received: model.name={own.name!r}"
+                f"There is no network '{own.name}'. Expected: {', '.join(names)}, or your own file"
+                f" as model.path. Received: model.name={own.name!r}"
             )
         options = own.options.to_dict()
         if own.weights:
@@ -117,41 +202,36 @@ class Workbench:
             )
         return model
 
-    def _fit(self, model, stage, key, epochs, learning_rate, callbacks=()):
-        """Trains, resumable under the stage's key; answers how long, and all epochs."""
+    def _fit(self, model, stage, key, epochs, learning_rate, callbacks=(), task=None):
+        """Trains, resumable under the stage's key; answers how long, and all epochs.
+
+        Of a task of its own, and where callbacks look on, the last epoch is kept.
+        """
         own = self.config.train
         if epochs == 0:
             return {"epochs": 0, "train_seconds": 0.0, "history": []}
-        train = self._train_batches()
-        weights = None
-        if own.class_weights == "log":
-            pixels = np.array(self.results["check"]["pixels"]["train"], float)
-            weights = (1 / np.log(1.1 + pixels / pixels.sum())).tolist()
-        training.compile_segmenter(
-            model,
-            optimizer=training.optimizer(
-                own.optimizer,
-                learning_rate=learning_rate,
-                steps=epochs * len(train),
-                power=own.power,
-                weight_decay=own.weight_decay,
-            ),
-            num_classes=self._dataset.num_classes,
-            ignore_index=self._dataset.ignore_index,
-            class_weights=weights,
+        keep = own.keep if task is None and not callbacks else "last"
+        task = task or self._segmentation()
+        optimizer = training.optimizer(
+            own.optimizer,
+            learning_rate=learning_rate,
+            steps=epochs * len(task.train),
+            power=own.power,
+            weight_decay=own.weight_decay,
         )
+        task.compile(model, optimizer=optimizer)
         # A folder per key: other settings never resume from these checkpoints.
         checkpoints = self.store.path("checkpoints") / f"{stage}-{key}"
         history = training.fit(
             model,
-            train,
+            task.train,
             epochs=epochs,
             checkpoint_dir=checkpoints,
             log_path=self.store.path("metrics.jsonl"),
             stage=stage,
-            validation=self._batches("val"),
+            validation=task.validation,
             callbacks=callbacks,
-            keep=own.keep if not callbacks else "last",  # what they saw is of all epochs
+            keep=keep,
         )
         return {
             "epochs": epochs,

@@ -1,7 +1,7 @@
 """Training: losses, metrics, optimisers, the resumable fit, evaluation, recalibration."""
 
 from tfseg_prune.training.checkpoints import TrainingError
-from tfseg_prune.training.compiling import compile_segmenter
+from tfseg_prune.training.compiling import compile_classifier, compile_segmenter
 from tfseg_prune.training.evaluate import Evaluation, evaluate
 from tfseg_prune.training.fit import fit
 from tfseg_prune.training.losses import SegmentationCrossEntropy
@@ -14,6 +14,7 @@ __all__ = [
     "MeanIoU",
     "SegmentationCrossEntropy",
     "TrainingError",
+    "compile_classifier",
     "compile_segmenter",
     "evaluate",
     "fit",

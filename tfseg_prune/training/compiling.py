@@ -1,4 +1,4 @@
-"""How a segmenter is compiled: loss, metric, and whether XLA compiles its steps."""
+"""How networks are compiled: loss, metric, and whether XLA compiles their steps."""
 
 import keras
 
@@ -40,6 +40,16 @@ def compile_segmenter(model, *, optimizer, num_classes, ignore_index, class_weig
         optimizer=optimizer,
         loss=SegmentationCrossEntropy(ignore_index, class_weights),
         metrics=[MeanIoU(num_classes, ignore_index)],
+        jit_compile=jit_compile(),
+    )
+
+
+def compile_classifier(model, *, optimizer):
+    """Compiles a network that answers logits `[batch, classes]`, for training on class ids."""
+    model.compile(
+        optimizer=optimizer,
+        loss=keras.losses.SparseCategoricalCrossentropy(from_logits=True),
+        metrics=[keras.metrics.SparseCategoricalAccuracy(name="accuracy")],
         jit_compile=jit_compile(),
     )
 

@@ -7,7 +7,7 @@ import keras
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-_SHOWN = ("loss", "miou", "val_loss", "val_miou")
+_SHOWN = ("loss", "miou", "accuracy", "val_loss", "val_miou", "val_accuracy")
 
 
 class ProgressReporter(keras.callbacks.Callback):
