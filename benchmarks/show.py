@@ -284,7 +284,7 @@ def criteria(result, console):
 def grouping(result, console):
     """A row per network, the largest first: means over the seeds, their spread, and the claims."""
     drawn = _table(
-        result["name"], "network", "seeds", "params", "MACs, M", "mIoU", "±", "thin", "±"
+        result["name"], "network", "seeds", "params", "MACs, M", "mIoU", "±", "large", "±"
     )
     for title in ("loss", "minutes"):
         drawn.add_column(title, justify="right")
@@ -301,19 +301,18 @@ def grouping(result, console):
             f"{rows[0]['macs'] / _MILLION:,.0f}",
             f"{_mean(rows, 'miou'):.4f}",
             f"{_spread(rows, 'miou'):.4f}",
-            f"{_mean(rows, 'thin'):.4f}",
-            f"{_spread(rows, 'thin'):.4f}",
+            f"{_mean(rows, 'large'):.4f}",
+            f"{_spread(rows, 'large'):.4f}",
             f"{_mean(rows, 'loss'):.4f}",
             f"{_mean(rows, 'seconds') / 60:.1f}",
         )
     console.print(drawn)
-    claimed = _table("Claims", "claim", "says", "of", "seeds", "difference", "verdict")
+    claimed = _table("Claims and questions", "pair", "says", "seeds", "difference", "verdict")
     claimed.columns[1].justify = "left"
     for claim in result["claims"]:
         claimed.add_row(
-            claim["claim"],
-            claim["says"],
-            claim["score"],
+            claim["pair"],
+            claim["says"] + ("?" if claim["kind"] == "asked" else ""),
             str(len(claim["by_seed"])),
             "" if claim["mean"] is None else f"{claim['mean']:+.4f}",
             claim["verdict"],

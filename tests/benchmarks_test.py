@@ -333,15 +333,17 @@ def test_what_is_grouped_at_once_trains_the_same_inside_dense_kernels(scripts):
 def test_a_study_that_is_stopped_early_says_what_it_has(scripts):
     import camvid_grouping
 
-    def row(name, seed, miou):
-        return {"name": name, "seed": seed, "miou": miou}
+    def row(name, seed, score):
+        return {"name": name, "seed": seed, "large": score}
 
     rows = [row("gradual DG4*", seed, 0.5 + seed / 1000) for seed in range(3)]
     rows += [row("DG4*", seed, 0.4) for seed in range(3)] + [row("D*", 1, 0.6), row("DG2*", 0, 0.5)]
-    found = {claim["claim"]: claim for claim in camvid_grouping.claims(rows, "miou")}
-    assert len(found) == len(camvid_grouping.CLAIMS)
+    rows += [row("gradual DG4S*", seed, 0.4 - seed / 1000) for seed in range(3)]
+    found = {claim["pair"]: claim for claim in camvid_grouping.compared(rows)}
+    assert len(found) == len(camvid_grouping.CLAIMS) + len(camvid_grouping.ASKED)
     assert found["gradual DG4* over DG4*"]["verdict"] == "shown"
     assert found["gradual DG4* over DG4*"]["mean"] == pytest.approx(0.101)
+    assert found["gradual DG4S* over gradual DG4*"]["verdict"] == "the other is ahead"
     assert found["DG2* over DG4*"]["verdict"] == "not shown", "one seed"
     assert found["D* over DG2*"]["verdict"] == "not run", "no seed has both"
 
@@ -355,12 +357,13 @@ def test_the_study_of_grouping_makes_what_it_claims_about_in_the_order_of_claims
     assert len(set(rows)) == len(rows) == 2 * len(grouping.NETS)
     order = [name for seed, name in rows if seed == 0]
     assert order == [name for seed, name in rows if seed == 1]
-    pairs = [{ahead, behind} for ahead, behind, _ in grouping.CLAIMS]
+    compared = (*grouping.CLAIMS, *grouping.ASKED)
+    pairs = [{ahead, behind} for ahead, behind, _ in compared]
     assert set(order) == set.union(*pairs)
     assert set(order[:4]) == pairs[0] | pairs[1], "the key claim first"
-    for ahead, behind, says in grouping.CLAIMS:
+    for ahead, behind, says in compared:
         one, other = grouping.NETS[ahead], grouping.NETS[behind]
-        if says.startswith("grouping gradually"):
+        if says.startswith(("grouping gradually", "gradually or")):
             assert one.gradual == {} and other.gradual is None and one.block == other.block
         if says.startswith("some blocks"):
             assert (one.block, one.placement) == (other.block, "selective")
