@@ -73,10 +73,13 @@ class Workers:
     Args:
         count: How many processes at a time.
         report: Function that is called with each row.
+        script: The script that checks; this one by default.
+        options: What it is given beside `--batch`.
     """
 
-    def __init__(self, count, report):
+    def __init__(self, count, report, *, script=None, options=()):
         self.count, self.report = count, report
+        self.script, self.options = script, options
         self.lock, self.stopped, self.running = threading.Lock(), threading.Event(), set()
 
     def check(self, seeds):
@@ -95,7 +98,8 @@ class Workers:
         """Checks graphs in one process; in a next one after a graph that ends the process."""
         left = list(seeds)
         while left and not self.stopped.is_set():
-            command = [sys.executable, __file__, "--batch", ",".join(map(str, left))]
+            script = self.script or __file__
+            command = [sys.executable, script, *self.options, "--batch", ",".join(map(str, left))]
             # Only rows are read: TensorFlow writes much else beside them. In a session of its own
             # an interrupt doesn't reach the process, and isn't taken for its failure.
             with subprocess.Popen(

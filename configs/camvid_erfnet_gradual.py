@@ -30,6 +30,7 @@ def get_config():
     config.pretrain.fade = "encoder"
     config.train.epochs = 25
     config.train.batch_size = 6
+    config.train.optimizer = "adam"  # with an L2 penalty, as the paper's
     config.train.learning_rate = 5e-4
     config.train.class_weights = "log"
     config.train.scale = (0.6, 1.8)

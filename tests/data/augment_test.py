@@ -48,6 +48,26 @@ def test_label_follows_the_image(scale, size):
         assert (off_center <= 0.5 + half_pixel + 0.05).all()
 
 
+def test_shift_moves_both_and_uncovers_what_is_ignored():
+    image, label = sample()
+    move = dataclasses.replace(STILL, shift=2)
+    seen = set()
+    for seed in range(60):
+        new_image, new_label = move(image, label, np.random.default_rng(seed), (40, 60), 255)
+        inside = np.argwhere(new_label != 255)
+        (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
+        assert len(inside) == (bottom - top) * (right - left)
+        y, x = top - (40 - bottom), left - (60 - right)
+        seen.add((int(y), int(x)))
+        within = slice(max(-y, 0), 40 - max(y, 0)), slice(max(-x, 0), 60 - max(x, 0))
+        assert np.array_equal(new_label[top:bottom, left:right], label[within])
+        np.testing.assert_allclose(new_image[top:bottom, left:right], image[within], atol=1e-3)
+        assert (new_image[new_label == 255] == 127.5).all()
+    assert len(seen) > 15 and {pair[0] for pair in seen} == set(range(-2, 3))
+    far = dataclasses.replace(STILL, shift=999)(image, label, np.random.default_rng(0), (8, 8), 255)
+    assert (far[1] == 255).all()
+
+
 def test_flip_mirrors_both():
     image, label = sample()
     flip = dataclasses.replace(STILL, flip=True)

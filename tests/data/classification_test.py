@@ -84,7 +84,7 @@ def test_what_cannot_be_a_data_set_or_batches_of_one(train):
         make_set(())
     with pytest.raises(data.DatasetError, match=r"\[0, 2\).*ids \[-1, 2\]"):
         make_set((0, 2, -1))
-    with pytest.raises(ValueError, match="label_stride"):
+    with pytest.raises(TypeError, match="label_stride"):
         make(train, label_stride=2)
     with pytest.raises(IndexError):
         train[7]

@@ -8,7 +8,9 @@ import pytest
 from keras import layers, ops
 
 from tests.graph.nets import NETS, conv, image
-from tfseg_prune.graph import ChannelGraph, CostModel, cost
+from tfseg_prune.graph import ChannelGraph, CostModel, cost, shrink
+from tfseg_prune.methods.oneshot import plan
+from tfseg_prune.search import Budget
 
 
 def recount(model):
@@ -116,3 +118,54 @@ def test_masks_cost_what_the_remaining_channels_cost():
     table = CostModel(graph).table(keep)
     assert table.macs == 16 * 9 * 3 * 4 + 16 * 4 * 2
     assert table.params == 9 * 3 * 4 + 4 * 2
+
+
+def up(width):
+    return 4 * math.ceil(width / 4)
+
+
+def test_padded_macs_count_whole_slices_of_four_channels():
+    i = image(size=4)
+    x = layers.Conv2D(6, 3, padding="same", name="a")(i)
+    x = layers.Conv2D(10, 1, groups=2, name="grouped")(x)
+    x = layers.DepthwiseConv2D(3, padding="same", name="depthwise")(x)
+    x = layers.Conv2DTranspose(5, 2, strides=2, name="transposed")(x)
+    found = cost(keras.Model(i, x))
+    padded = {name: layer.padded_macs for name, layer in found.layers.items()}
+    assert padded == {
+        "a": 16 * 9 * up(3) * up(6),
+        "grouped": 16 * 2 * up(3) * up(5),  # each group has slices of its own
+        "depthwise": 16 * 9 * up(10),
+        "transposed": 16 * 4 * up(10) * up(5),
+    }
+    assert found.padded_macs == sum(padded.values()) > found.macs
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "inverted_residual",
+        "depth_multiplier_and_separable",
+        "grouped_convolutions",
+        "grouped_convolution_per_channel",
+        "flatten_and_dense",
+        "token_mixing",
+        "shared_layer",
+    ],
+)
+def test_padded_macs_of_a_plan_are_those_of_what_becomes_of_it(name):
+    model = NETS[name]()
+    graph = ChannelGraph(model)
+    costs = CostModel(graph)
+    assert costs.padded_macs() == pytest.approx(costs.table().padded_macs)
+    assert costs.padded_macs() >= costs.macs()
+    made = plan(model, budget=Budget(params=0.95), criterion="random", ranking="layer", floor=0.0)
+    assert cost(model, made).padded_macs == cost(shrink(model, made)).padded_macs
+
+
+def test_an_open_size_hides_padded_macs_as_well():
+    i = keras.Input((None, None, 3))
+    model = keras.Model(i, layers.Conv2D(4, 3)(i))
+    assert cost(model).padded_macs is None
+    with pytest.raises(ValueError, match="input size"):
+        CostModel(ChannelGraph(model)).padded_macs()

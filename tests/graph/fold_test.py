@@ -1,5 +1,6 @@
 """Folded constants: the smaller network answers what the whole one did, borders aside."""
 
+import dataclasses
 import random
 
 import keras
@@ -20,6 +21,7 @@ from tfseg_prune.graph import (
 )
 from tfseg_prune.graph.constants import Constancy
 from tfseg_prune.graph.nodes import walk
+from tfseg_prune.layers.gradual_conv import GradualConv2D
 
 
 def block(x, filters, size=1, activation="relu", **options):
@@ -250,6 +252,29 @@ def test_what_is_called_constant_is_constant(name):
 def test_what_is_called_constant_is_constant_in_random_networks(first):
     last = 3 if first == 0 else 200
     assert sum(check_claims(draw(random.Random(seed)).model) for seed in range(first, last)) > 0
+
+
+@pytest.mark.filterwarnings("error:Constants of dropped channels")
+@pytest.mark.parametrize("alpha", [0.0, 0.4])
+def test_gradual_convolutions_take_up_what_they_read(alpha):
+    """By the kernel that they convolve with, also those that the same plan makes grouped."""
+    i = image()
+    x = GradualConv2D(12, 1, 2, use_bias=False, name="without_bias")(block(i, 16))
+    x = GradualConv2D(8, 3, 2, name="with_bias")(block(x, 16))
+    x = GradualConv2D(8, 1, 4, use_bias=False, name="normalized")(block(x, 16))
+    x = layers.ReLU()(layers.BatchNormalization()(x))
+    model, plan = silent(keras.Model(i, layers.Conv2D(4, 1)(x)))
+    gradual = [layer for layer in model.layers if isinstance(layer, GradualConv2D)]
+    for layer in gradual:
+        layer.alpha.assign(alpha)
+    if alpha == 0:
+        groups = {layer.name: layer.target_groups for layer in gradual}
+        plan = dataclasses.replace(plan, groups=groups)
+    assert difference(model, shrink(model, plan, check=False)) > 1e-3, "it drops nothing"
+    small = shrink(model, plan, fold_constants="exact")
+    assert difference(model, small) < 1e-5
+    assert small.get_layer("without_bias").use_bias
+    assert all((type(small.get_layer(x.name)) is layers.Conv2D) == (alpha == 0) for x in gradual)
 
 
 class TestWhereTheConstantGoes:

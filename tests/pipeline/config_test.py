@@ -150,5 +150,12 @@ def test_whole_numbers_above_one_are_absolute(value, meant):
     assert found == {"macs": meant} and type(found["macs"]) is type(meant)
 
 
+def test_a_budget_may_be_in_padded_macs():
+    config = default_config()
+    config.pruning.budget.padded_macs = 0.5
+    check_config(config)
+    assert budget_values(config) == {"padded_macs": 0.5}
+
+
 def test_budgets_that_are_no_numbers_reach_the_budget_as_they_are():
     assert budget_values(changed("pruning.budget.macs", float("inf"))) == {"macs": float("inf")}

@@ -100,6 +100,7 @@ def config(folder, epochs=1):
     made.pruning.method = "gradual_grouping"
     made.pruning.gradual_grouping.assign = "balanced"
     made.pruning.budget.macs = None
+    made.pruning.align = 8  # the default, as no channels go
     made.finetune.recalibrate = 0
     made.export.precisions = ("float32",)
     return made

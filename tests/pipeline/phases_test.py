@@ -144,6 +144,19 @@ def test_what_is_done_is_not_done_again(settings, finished):
     assert tiny.start(settings, finished, "train", "prune")[1] == set()
 
 
+def test_statistics_are_measured_anew_where_connections_have_faded(settings, finished, tmp_path):
+    made = changed(settings, **{"finetune.recalibrate": 2, "pretrain.decoder_epochs": 0})
+    made.train.epochs = 0
+    workdir = shutil.copytree(finished, tmp_path / "run")
+    ran = tiny.start(made, workdir, "train", "prune")[1]
+    assert "prune_encoder" in ran and not ran & {"train_classification", "train_encoder"}
+    before, now = (
+        weights(folder / "small_encoder.keras", "backbone_") for folder in (finished, workdir)
+    )
+    differ = {name for name in now if not np.array_equal(before[name], now[name])}
+    assert differ == {name for name in now if "moving_" in name}
+
+
 @pytest.mark.slow
 def test_a_change_reaches_what_depends_on_it(settings, finished, tmp_path):
     workdir = shutil.copytree(finished, tmp_path / "run")
@@ -272,7 +285,12 @@ def test_what_cannot_be_meant_is_named(settings, values, words):
         ({"pretrain.images": 9}, r"\[1, 8\]. Received: 9"),
         ({"pretrain.batch_size": 9}, "batch_size=9"),
         ({"pruning.gradual_grouping.where": ("decoder_conv",)}, "matches no convolution"),
+        (
+            {"pruning.gradual_grouping.where": ("1x1", "logits")},
+            "what the encoder has in the phase 'encoder' only.*Received: decoder_logits",
+        ),
         ({"pruning.gradual_grouping.groups": 3}, "No convolution"),
+        ({"model.options.blok": "D"}, "model.options don't fit 'erfnet'.*blok"),
         ({"data.image_size": (36, 48)}, "label_stride"),
     ],
 )

@@ -92,9 +92,32 @@ def test_convolutions_become_grouped_before_channels_go(settings, tmp_path):
     small = files.load_model(tmp_path / "small.keras")
     assert plan.groups == {"second": 4} and plan.keep
     assert small.get_layer("second").groups == 4 and small.get_layer("second").filters < 16
-    settings.pruning.budget.macs = None
+    settings.pruning.budget.macs, settings.pruning.align = None, 8
     _, ran, _ = tiny.start(settings, tmp_path, "prune")
     assert ran == {"prune"} and not PruningPlan.load(tmp_path / "plan.json").keep
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("criterion", "l2"),
+        ("ranking", "layer"),
+        ("align", 4),
+        ("floor", 0.2),
+        ("scopes", {"all": "."}),
+        ("exclude", ["second"]),
+        ("fold_constants", "beta"),
+    ],
+)
+def test_settings_of_channels_are_refused_where_none_go(settings, name, value):
+    settings = settings.copy_and_resolve_references()
+    settings.pruning.method, settings.pruning.rounds = "gradual_grouping", 1
+    settings.pruning.align = 8
+    settings.pruning[name] = value
+    check_config(settings)
+    settings.pruning.budget.macs = None
+    with pytest.raises(ValueError, match=f"'pruning.{name}' is about channels that go.*Received"):
+        check_config(settings)
 
 
 @pytest.mark.parametrize(

@@ -7,6 +7,7 @@ from keras import layers
 
 from tests.graph.nets import NETS, conv, image
 from tfseg_prune import models
+from tfseg_prune.deploy import lower
 from tfseg_prune.graph import ChannelGraph, CostModel, cost, shrink
 from tfseg_prune.methods.oneshot import plan
 from tfseg_prune.search import Budget, BudgetError, meet_budget
@@ -26,7 +27,7 @@ def model():
     return wide_net()
 
 
-@pytest.mark.parametrize("what", ["macs", "params"])
+@pytest.mark.parametrize("what", ["macs", "params", "padded_macs"])
 @pytest.mark.parametrize("fraction", [0.3, 0.5, 0.7])
 @pytest.mark.parametrize("ranking", ["global", "layer", "scope"])
 def test_no_dropped_channel_would_fit_the_budget_any_more(model, what, fraction, ranking):
@@ -63,12 +64,57 @@ def test_the_networks_get_what_was_asked(network, fraction, ranking, align, tole
     assert [name for name, kept in made.keep.items() if len(kept) % align] == []
 
 
+def group_widths(model):
+    return [
+        width
+        for layer in model.layers
+        if isinstance(layer, layers.Conv2D) and layer.groups > 1
+        for width in (layer.kernel.shape[2], layer.filters // layer.groups)
+    ]
+
+
+@pytest.mark.parametrize("align, narrow", [(4, 4), (8, 1)])
+def test_groups_are_aligned_each_for_itself_where_they_can(align, narrow):
+    """Of 8 channels per group 4 are a multiple of 4; of 8 there is none, but for all 8."""
+    i = image(size=16)
+    wide = conv(conv(i, 64, 1), 64, 1, groups=4)
+    x = layers.Concatenate()([wide, conv(conv(i, 64, 1), 64, 1, groups=8)])
+    model = keras.Model(i, layers.Conv2D(4, 1)(conv(x, 32)))
+    small = shrink(model, plan(model, budget=Budget(macs=0.5), align=align))
+    widths = group_widths(small)
+    assert min(widths) < 16 and {width % align for width in widths[:2]} == {0}
+    assert {width % narrow for width in widths} == {0} and min(widths[2:]) < 8
+
+
+@pytest.mark.slow
+def test_aligned_grouped_networks_need_no_other_form():
+    model = models.erfnet(11, (32, 32, 3), block="DG8", placement="selective")
+    small = shrink(model, plan(model, budget=Budget(macs=0.6), align=4))
+    lowered, log = lower(small)
+    assert lowered is small and len(log) == 12
+    assert all(line.endswith("one grouped convolution") for line in log)
+    assert {width % 4 for width in group_widths(small)} == {0} and min(group_widths(small)) < 8
+
+
 def test_an_absolute_budget_and_both_at_once(model):
     full = cost(model)
     made = plan(model, budget=Budget(macs=int(full.macs * 0.6), params=0.4))
     reached = cost(model, made)
     assert reached.macs <= 0.6 * full.macs and reached.params <= 0.4 * full.params
     assert reached.macs > 0.58 * full.macs or reached.params > 0.39 * full.params
+
+
+def test_a_budget_in_padded_macs_fills_the_slices_that_gpus_compute(model):
+    full = cost(model)
+    made = plan(model, budget=Budget(padded_macs=0.5))
+    reached = cost(model, made)
+    assert 0.48 * full.padded_macs < reached.padded_macs <= 0.5 * full.padded_macs
+    aligned = plan(model, budget=Budget(padded_macs=0.5), align=4)
+    assert cost(model, aligned).padded_macs <= 0.5 * full.padded_macs
+    # No width ends inside a slice, but for what the groups of a convolution must share equally.
+    odd = [name for name, kept in made.keep.items() if len(kept) % 4]
+    assert len(odd) <= 1, odd
+    assert reached.macs > 0.95 * reached.padded_macs * full.macs / full.padded_macs
 
 
 def test_a_budget_of_everything_drops_nothing(model):

@@ -14,7 +14,7 @@ PADDING = 127.5
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Augment:
-    """Random scale, crop, flip and colour jitter, a pure function of a random generator.
+    """Random scale, crop, flip, shift and colour jitter, a pure function of a random generator.
 
     The sample is resized to `s * image_size`, `s` uniform in `scale`, then cropped to `image_size`
     at a uniform place; scale 1 is thus the geometry of evaluation. Where it is smaller than
@@ -23,7 +23,9 @@ class Augment:
 
     Args:
         scale: Least and greatest scale. Defaults to `(0.5, 2.0)`.
-        flip: Whether to mirror every other sample, left to right. Defaults to True.
+        flip: Whether to mirror, left to right, with a probability of 1/2. Defaults to True.
+        shift: Pixels by which the result then moves at most, a whole number in `[-shift, shift]`
+            along each axis; what it uncovers is padded. Defaults to 0.
         brightness: Defaults to 0.25.
         contrast: Defaults to 0.25.
         saturation: Defaults to 0.25.
@@ -45,6 +47,7 @@ class Augment:
 
     scale: tuple[float, float] = (0.5, 2.0)
     flip: bool = True
+    shift: int = 0
     brightness: float = 0.25
     contrast: float = 0.25
     saturation: float = 0.25
@@ -56,6 +59,11 @@ class Augment:
             raise ValueError(
                 "Invalid scale. Expected: (least, greatest), both positive. "
                 f"Received: {self.scale}."
+            )
+        whole = isinstance(self.shift, numbers.Integral) and not isinstance(self.shift, bool)
+        if not whole or self.shift < 0:
+            raise ValueError(
+                f"Invalid shift. Expected: an integer of 0 or more. Received: {self.shift!r}."
             )
         for name in ("brightness", "contrast", "saturation"):
             value = getattr(self, name)
@@ -88,6 +96,7 @@ class Augment:
         places = rng.random(2)
         flip = self.flip and rng.random() < 0.5
         jitter = rng.uniform(-1, 1, 3)
+        shift = rng.integers(-self.shift, self.shift + 1, 2)
 
         # One span an axis: which target pixels are image, and which source pixels they come from.
         spans = [_span(n, t, scale, p) for n, t, p in zip(label.shape, image_size, places)]
@@ -100,6 +109,9 @@ class Augment:
         new_label[inside] = images.resize_label(label, size, box)
         if flip:
             new_image, new_label = new_image[:, ::-1], new_label[:, ::-1]
+        if shift.any():
+            new_image = _shifted(new_image, shift, PADDING)
+            new_label = _shifted(new_label, shift, ignore_index)
         return new_image, new_label
 
     def _jitter(self, image, draws):
@@ -112,6 +124,17 @@ class Augment:
         mean = grey.mean()
         image = brightness * (mean + contrast * (image - mean))
         return np.clip(image, 0, 255, out=image)
+
+
+def _shifted(array, shift, padding):
+    """The array moved down and to the right by so many pixels."""
+    moved = np.full_like(array, padding)
+    there, here = (
+        tuple(slice(max(s, 0), max(n + s, 0)) for n, s in zip(array.shape, way))
+        for way in (shift, -shift)
+    )
+    moved[there] = array[here]
+    return moved
 
 
 def _span(source, target, scale, place):

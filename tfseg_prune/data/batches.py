@@ -3,6 +3,7 @@
 import concurrent.futures
 import math
 import numbers
+from collections.abc import Callable
 
 import keras
 import numpy as np
@@ -12,12 +13,14 @@ from tfseg_prune.data.augment import Augment
 from tfseg_prune.data.dataset import Dataset
 
 
-class Batches(keras.utils.PyDataset):
+class EpochBatches(keras.utils.PyDataset):
     """Batches of one data set: decoded, augmented or resized, and stacked.
 
-    Without `augment` a sample is resized to `image_size`, the image bilinearly (antialiased), the
-    label to the nearest pixel. The content of epoch `e` is a pure function of `(seed, e)`: neither
-    the order of access nor `workers` matters, and `initial_epoch=e` continues a run exactly.
+    What a sample becomes is up to subclasses: they define `_plain(image, label)` and
+    `_augmented(image, label, rng)`, which answer the image at `image_size` and its label.
+
+    The content of epoch `e` is a pure function of `(seed, e)`: neither the order of access nor
+    `workers` matters, and `initial_epoch=e` continues a run exactly.
 
     Call `model.fit(..., shuffle=False)`: by default Keras hands out the batches of an epoch in an
     order that no seed here governs, and the run cannot be repeated.
@@ -37,41 +40,26 @@ class Batches(keras.utils.PyDataset):
         drop_remainder: Whether to leave out the last, smaller batch. Defaults to False.
         scale: Factor for the images. Defaults to 1.0, images in [0, 255].
         offset: Added to the scaled images. Defaults to 0.0.
-        label_stride: The labels are resized, to the nearest pixel, to `image_size` divided by this,
-            for a network that answers at a lower resolution. Defaults to 1.
         workers: Threads that read samples; with more than one, the next batch is read ahead.
             Defaults to 1.
 
     Raises:
         ValueError: If an argument is out of range.
-
-    Example:
-
-    ```python
-    from tfseg_prune import data
-
-    streets = data.load("streets", "train", size=(96, 128), count=8)
-    train = data.Batches(
-        streets, batch_size=4, image_size=(96, 128), augment=data.Augment(), shuffle=True
-    )
-    images, labels = train[0]  # float32 [4, 96, 128, 3] and int32 [4, 96, 128]
-    ```
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        dataset,
         *,
         batch_size: int,
         image_size: tuple[int, int],
-        augment: Augment | None = None,
+        augment: Callable | None = None,
         shuffle: bool = False,
         seed: int = 0,
         initial_epoch: int = 0,
         drop_remainder: bool = False,
         scale: float = 1.0,
         offset: float = 0.0,
-        label_stride: int = 1,
         workers: int = 1,
     ):
         # Keras' own workers would hand out batches of a past epoch: its queue survives the batch
@@ -88,12 +76,6 @@ class Batches(keras.utils.PyDataset):
             )
         for value in image_size:
             _check_integer("image_size", value, 1)
-        _check_integer("label_stride", label_stride, 1)
-        if any(value % label_stride for value in image_size):
-            raise ValueError(
-                f"Invalid label_stride. Expected: one that divides image_size={image_size}. "
-                f"Received: {label_stride}."
-            )
         for name, value in (("scale", scale), ("offset", offset)):
             if not isinstance(value, numbers.Real) or not math.isfinite(value):
                 raise ValueError(f"Invalid {name}. Expected: a number. Received: {value!r}.")
@@ -116,7 +98,6 @@ class Batches(keras.utils.PyDataset):
         self.drop_remainder = drop_remainder
         self.scale = scale
         self.offset = offset
-        self.label_stride = label_stride
         self.threads = workers
         self.epoch = initial_epoch
         self._begun = False
@@ -133,8 +114,7 @@ class Batches(keras.utils.PyDataset):
         """Batch `index` of the current epoch.
 
         Returns:
-            Images, float32 `[batch, height, width, 3]`, and labels, int32 `[batch, height, width]`
-            (both sides divided by `label_stride`).
+            Images, float32 `[batch, height, width, 3]`, and labels, int32.
         """
         if not -len(self) <= index < len(self):
             raise IndexError(f"Batch {index} of {len(self)}.")
@@ -194,6 +174,65 @@ class Batches(keras.utils.PyDataset):
             return self._plain(image, label)
         return self._augmented(image, label, np.random.default_rng([self.seed, epoch, index]))
 
+    def _submit(self, epoch, index):
+        if self._pool is None:
+            self._pool = concurrent.futures.ThreadPoolExecutor(self.threads, "tfseg_prune_batches")
+        return [self._pool.submit(self._sample, epoch, i) for i in self._members(epoch, index)]
+
+    def _stack(self, samples):
+        pictures = np.stack([image for image, _ in samples]).astype(np.float32)
+        if self.scale != 1.0 or self.offset != 0.0:
+            pictures = pictures * np.float32(self.scale) + np.float32(self.offset)
+        return pictures, np.stack([label for _, label in samples]).astype(np.int32)
+
+
+class Batches(EpochBatches):
+    """Batches of images, float32 `[batch, height, width, 3]`, and labels, one id a pixel.
+
+    Without `augment` a sample is resized to `image_size`, the image bilinearly (antialiased), the
+    label to the nearest pixel. The labels are int32 `[batch, height, width]`, both sides divided
+    by `label_stride`.
+
+    Args:
+        dataset: `Dataset`.
+        label_stride: The labels are resized, to the nearest pixel, to `image_size` divided by this,
+            for a network that answers at a lower resolution. Defaults to 1.
+        augment: `Augment` or `None`.
+        **options: See `EpochBatches`.
+
+    Raises:
+        ValueError: If an argument is out of range.
+
+    Example:
+
+    ```python
+    from tfseg_prune import data
+
+    streets = data.load("streets", "train", size=(96, 128), count=8)
+    train = data.Batches(
+        streets, batch_size=4, image_size=(96, 128), augment=data.Augment(), shuffle=True
+    )
+    images, labels = train[0]  # float32 [4, 96, 128, 3] and int32 [4, 96, 128]
+    ```
+    """
+
+    def __init__(
+        self,
+        dataset: Dataset,
+        *,
+        label_stride: int = 1,
+        augment: Augment | None = None,
+        **options,
+    ):
+        super().__init__(dataset, augment=augment, **options)
+        _check_integer("label_stride", label_stride, 1)
+        if any(value % label_stride for value in self.image_size):
+            raise ValueError(
+                f"Invalid label_stride. Expected: one that divides image_size={self.image_size}. "
+                f"Received: {label_stride}."
+            )
+        self.label_stride = label_stride
+
     def _augmented(self, image, label, rng):
         ignored = self.dataset.ignore_index
         image, label = self.augment(image, label, rng, self.image_size, ignored)
@@ -206,17 +245,6 @@ class Batches(keras.utils.PyDataset):
     def _strided(self, label):
         stride = self.label_stride
         return label[stride // 2 :: stride, stride // 2 :: stride]
-
-    def _submit(self, epoch, index):
-        if self._pool is None:
-            self._pool = concurrent.futures.ThreadPoolExecutor(self.threads, "tfseg_prune_batches")
-        return [self._pool.submit(self._sample, epoch, i) for i in self._members(epoch, index)]
-
-    def _stack(self, samples):
-        pictures = np.stack([image for image, _ in samples]).astype(np.float32)
-        if self.scale != 1.0 or self.offset != 0.0:
-            pictures = pictures * np.float32(self.scale) + np.float32(self.offset)
-        return pictures, np.stack([label for _, label in samples]).astype(np.int32)
 
 
 def _check_integer(name, value, least):

@@ -11,7 +11,7 @@ import numpy as np
 
 from tfseg_prune.data import images
 from tfseg_prune.data.augment import PADDING
-from tfseg_prune.data.batches import Batches
+from tfseg_prune.data.batches import EpochBatches
 from tfseg_prune.data.dataset import DatasetError
 
 
@@ -94,12 +94,12 @@ class PaddedCrop:
     """Random place and flip of a whole image, a pure function of a random generator.
 
     The image is resized to `image_size`, padded with grey on all sides, and cropped to
-    `image_size` at a uniform place; every other one is mirrored, left to right.
+    `image_size` at a uniform place; with a probability of 1/2 it is mirrored, left to right.
 
     Args:
         padding: Part of the height above and below, and of the width left and right. Defaults to
             0.125, as with 4 of CIFAR's 32 pixels.
-        flip: Defaults to True.
+        flip: Whether to mirror. Defaults to True.
     """
 
     padding: float = 0.125
@@ -118,22 +118,14 @@ class PaddedCrop:
         return crop[:, ::-1] if flip and self.flip else crop
 
 
-class ClassificationBatches(Batches):
+class ClassificationBatches(EpochBatches):
     """Batches of images, float32 `[batch, height, width, 3]`, and class ids, int32 `[batch]`.
-
-    All else is as in `Batches`: an epoch is a pure function of seed and number, so that training
-    resumes.
 
     Args:
         dataset: `ClassificationDataset`.
         augment: `PaddedCrop` or `None`.
-        **options: See `Batches`; `label_stride` isn't among them.
+        **options: See `EpochBatches`.
     """
-
-    def __init__(self, dataset, *, augment=None, **options):
-        if "label_stride" in options:
-            raise ValueError("Invalid option of `ClassificationBatches`. Received: label_stride.")
-        super().__init__(dataset, augment=augment, **options)
 
     def _plain(self, image, label):
         return images.resize_image(image, self.image_size), label

@@ -16,13 +16,14 @@ from tfseg_prune.graph import rules
 from tfseg_prune.graph.ids import CONSTANT, Channels
 from tfseg_prune.graph.nodes import functional, is_nested, walk
 from tfseg_prune.graph.trace import Trace
+from tfseg_prune.layers.gradual_conv import GradualConv2D
 
 
 def _layers(names):
     return {getattr(layers, name) for name in names.split()}
 
 
-_CONVOLUTIONS = _layers("Conv1D Conv2D Conv3D")
+_CONVOLUTIONS = _layers("Conv1D Conv2D Conv3D") | {GradualConv2D}
 _TRANSPOSED = _layers("Conv1DTranspose Conv2DTranspose Conv3DTranspose")
 _DEPTHWISE = _layers("DepthwiseConv1D DepthwiseConv2D")
 _SEPARABLE = _layers("SeparableConv1D SeparableConv2D")
@@ -211,7 +212,8 @@ def kernels_of(layer):
         return [_per_channel(layer.depthwise_kernel), (pointwise, 1)]
     if kind in _DEPTHWISE:
         return [_per_channel(layer.kernel)]
-    kernel = ops.convert_to_numpy(layer.kernel)
+    gradual = kind is GradualConv2D
+    kernel = ops.convert_to_numpy(layer.effective_kernel() if gradual else layer.kernel)
     if kind in _TRANSPOSED:
         return [(np.swapaxes(kernel, -1, -2), 1)]
     return [(kernel, getattr(layer, "groups", 1))]

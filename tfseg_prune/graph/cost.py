@@ -13,6 +13,11 @@ adds BN, ReLU, pooling and upsampling (about 1.0065 times these figures); gradua
 biases and two operations per BN element and counts transposed convolutions at output resolution.
 `tf.compat.v1.profiler` counts two per MAC.
 
+**Padded MACs.** GPU delegates pack channels in slices of 4 and compute whole slices: padded MACs
+count every width that a term multiplies (of a grouped convolution, that of each group) rounded up
+to a multiple of 4, the 3 channels of an image and the classes included. What they exceed MACs by
+is work for nothing. Widths that no rule follows (a constant kernel's answers) count as they are.
+
 Every term is a constant times sums of unit weights, so one function serves a keep-mask, soft
 masks in [0, 1] (differentiable through `keras.ops`) and a budget search.
 """
@@ -27,6 +32,9 @@ from tfseg_prune.graph.channels import ChannelGraph
 from tfseg_prune.graph.ids import Product
 from tfseg_prune.graph.nodes import is_nested
 
+# Channels that GPU delegates compute together.
+SLICE = 4
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerCost:
@@ -34,6 +42,7 @@ class LayerCost:
 
     macs: int | None
     params: int
+    padded_macs: int | None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -43,11 +52,13 @@ class Cost:
     Attributes:
         macs: Multiply-accumulates per image; `None` where an open input size hides them.
         params: Parameters, moving statistics left out.
+        padded_macs: MACs with every width rounded up to slices of 4, as GPU delegates compute.
         layers: {layer name: LayerCost} in topological order, of layers that cost anything.
     """
 
     macs: int | None
     params: int
+    padded_macs: int | None
     layers: dict
 
 
@@ -57,6 +68,7 @@ def cost(model, plan=None):
     ```python
     tsp.cost(model).macs
     tsp.cost(model, plan).params      # without building the smaller model
+    tsp.cost(model).padded_macs       # as a GPU computes them
     ```
 
     Args:
@@ -113,7 +125,8 @@ class CostModel:
                     )
                     continue
                 shared = divisor if len(product.sides) == 2 else 1
-                macs.append((layer, Product(product.coefficient / shared, product.sides)))
+                parts = product.groups * shared
+                macs.append((layer, Product(product.coefficient / shared, product.sides, parts)))
             params += [(layer, product) for product in _parameters(record, divisor)]
         self._macs = self._table(macs, graph)
         self._params = self._table(params, graph)
@@ -138,6 +151,19 @@ class CostModel:
             raise ValueError(self.open_size)
         return self._total(self._macs, weights)
 
+    def padded_macs(self, weights=None):
+        """MACs with every width rounded up to slices of 4; only of NumPy weights.
+
+        A rounded number has no gradient worth having.
+
+        Raises:
+            ValueError: As `macs`.
+        """
+        if self.open_size:
+            raise ValueError(self.open_size)
+        counts = self._counts(None if weights is None else np.asarray(weights, float))
+        return float(self._padded(counts).sum())
+
     def params(self, weights=None):
         """Parameters; arguments as of `macs`."""
         return self._total(self._params, weights)
@@ -146,22 +172,28 @@ class CostModel:
         """`Cost` under a boolean array of `num_units` (all by default)."""
         counts = self._counts(None if keep_units is None else np.asarray(keep_units, float))
         per_layer = [
-            np.bincount(table[0], self._values(table, counts), minlength=len(self._layers))
-            for table in (self._macs, self._params)
+            np.bincount(layers, values, minlength=len(self._layers))
+            for layers, values in (
+                (self._macs[0], self._values(self._macs, counts)),
+                (self._params[0], self._values(self._params, counts)),
+                (self._macs[0], self._padded(counts)),
+            )
         ]
-        def whole(macs):
-            return None if self.open_size else int(round(macs))
+
+        def rounded(macs, params, padded):
+            known = self.open_size is None
+            whole = (int(round(macs)), int(round(params)), int(round(padded)))
+            return whole if known else (None, whole[1], None)
 
         layers = {
-            name: LayerCost(whole(m), int(round(p)))
-            for name, m, p in zip(self._layers, *per_layer)
-            if m or p
+            name: LayerCost(*rounded(*values))
+            for name, *values in zip(self._layers, *per_layer)
+            if values[0] or values[1]
         }
-        macs, params = (values.sum() for values in per_layer)
-        return Cost(whole(macs), int(round(params)), layers)
+        return Cost(*rounded(*(values.sum() for values in per_layer)), layers)
 
     def _table(self, products, graph):
-        """Arrays (layer, coefficient, sides) of a list of products."""
+        """Arrays (layer, coefficient, sides, groups) of a list of products."""
         width = max((len(product.sides) for _, product in products), default=0)
         rows = np.zeros((len(products), width), int)
         for row, (_, product) in enumerate(products):
@@ -174,7 +206,12 @@ class CostModel:
                     self._sides.append(units)
                 rows[row, column] = self._side_index[key]
         layers = np.array([layer for layer, _ in products], int)
-        return layers, np.array([p.coefficient for _, p in products], float), rows
+        coefficients = np.array([p.coefficient for _, p in products], float)
+        # What is no side is a factor of one, which is not rounded.
+        groups = np.array(
+            [[p.groups if k < len(p.sides) else 0 for k in range(width)] for _, p in products]
+        )
+        return layers, coefficients, rows, groups.reshape(rows.shape)
 
     def _counts(self, weights):
         if weights is None:
@@ -191,14 +228,24 @@ class CostModel:
         )
 
     def _values(self, table, counts):
-        _, coefficients, rows = table
+        _, coefficients, rows, _ = table
         return coefficients * np.prod(counts[rows], axis=1)
+
+    def _padded(self, counts):
+        _, coefficients, rows, groups = self._macs
+        sides = counts[rows]
+        # One channel read per group: a depthwise convolution, which computes all groups together.
+        depthwise = (groups[:, :1] > 1) & (sides[:, :1] == groups[:, :1])
+        part = SLICE * np.where(depthwise, 1, np.maximum(groups, 1))
+        whole = part * np.ceil(sides / part - 1e-9)
+        whole[:, :1] = np.where(depthwise, sides[:, :1], whole[:, :1])
+        return coefficients * np.prod(np.where(groups, whole, 1), axis=1)
 
     def _total(self, table, weights):
         counts = self._counts(weights)
         if isinstance(counts, np.ndarray):
             return float(self._values(table, counts).sum())
-        _, coefficients, rows = table
+        _, coefficients, rows, _ = table
         factors = ops.prod(ops.take(counts, rows.astype("int32"), axis=0), axis=1)
         return ops.sum(ops.cast(coefficients, factors.dtype) * factors)
 

@@ -36,10 +36,14 @@ class Channels:
 
 @dataclasses.dataclass(frozen=True)
 class Product:
-    """A cost that is `coefficient` times the number of kept channels in each of `sides`."""
+    """A cost that is `coefficient` times the number of kept channels in each of `sides`.
+
+    Each side is `groups` equal parts, of which one is multiplied with one at a time.
+    """
 
     coefficient: float
     sides: tuple
+    groups: int = 1
 
 
 @dataclasses.dataclass(slots=True)

@@ -5,6 +5,8 @@ import collections
 import keras
 from keras import ops
 
+from tfseg_prune.layers.settings import config_of
+
 
 def walk(model):
     """Yields the nodes of a functional model in topological order, its inputs left out.
@@ -112,15 +114,12 @@ def again(operation, changes=None, *, blank=False):
             name=operation.name,
         )
     try:
-        config = operation.get_config()
+        config = config_of(operation)
     except NotImplementedError:
         if isinstance(operation, keras.layers.Layer):
             raise
         return operation  # raw operations have no weights, so this one serves twice
     for key in config:
-        # Functions of the user's own need not be registered to be used again.
-        if key.endswith(("activation", "initializer", "regularizer", "constraint")):
-            config[key] = getattr(operation, key, config[key])
         if blank and key.endswith("_initializer") and hasattr(operation, key):
             config[key] = "zeros"
     try:

@@ -196,7 +196,7 @@ def convolution(trace, layer, x):
     else:
         outs = trace.produce(layer.filters)
         trace.weight(layer.kernel, reads={-2: ins}, writes={-1: outs}, groups=layer.groups)
-        trace.macs(work / layer.groups, ins, outs)
+        trace.macs(work / layer.groups, ins, outs, groups=layer.groups)
         if layer.groups > 1:
             trace.balance(ins, layer.groups)
             trace.balance(outs, layer.groups)

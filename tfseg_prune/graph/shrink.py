@@ -46,9 +46,9 @@ def shrink(model, plan, *, check=True, fold_constants=False):
             behind a batch normalisation with gamma = 0; then the smaller model answers what
             `model` answers, but for pixels near a zero-padded border. "beta": all that a batch
             normalisation writes, as if its gamma were 0; an estimate. The readers are Keras' own
-            convolutions, separable and transposed ones (without strides) included, and `Dense`; a
-            warning names others that lose a constant. A reader with neither a bias nor a batch
-            normalisation behind it gets a bias, which `cost(model, plan)` doesn't count.
+            convolutions, separable, transposed (without strides) and gradual ones included, and
+            `Dense`; a warning names others that lose a constant. A reader with neither a bias nor a
+            batch normalisation behind it gets a bias, which `cost(model, plan)` doesn't count.
 
     Returns:
         An uncompiled `keras.Model` with the names and the order of the original's layers.
@@ -212,7 +212,9 @@ class _Surgery:
         if record is None:
             return
         slots = record.slots_by_position()
-        for index, (old, variable) in enumerate(zip(record.operation.weights, new.weights)):
+        bias = self.offsets.biases.get(id(record.operation))
+        weights = [w for w in new.weights if bias is None or w is not new.bias]
+        for index, (old, variable) in enumerate(zip(record.operation.weights, weights)):
             value = np.asarray(ops.convert_to_numpy(old))
             if id(old) in self.offsets.added:
                 value = (value + self.offsets.added[id(old)]).astype(value.dtype)
@@ -226,7 +228,7 @@ class _Surgery:
                     f" {tuple(variable.shape)}. The rule of {type(new).__name__} is wrong."
                 )
             variable.assign(value)
-        bias = self.offsets.biases.get(id(record.operation))
+            variable.trainable = old.trainable  # one weight alone may be frozen
         if bias is not None:
             (outs,) = next(slot.writes.values() for slot in record.slots if slot.writes)
             new.bias.assign(bias[self.kept.mask(outs)] if cut else bias)

@@ -138,13 +138,14 @@ class Trace:
         """Replaces how the operation is called on the smaller tensors (see `OpRecord.call`)."""
         self.record.call = function
 
-    def macs(self, coefficient, *sides):
+    def macs(self, coefficient, *sides, groups=1):
         """Adds `coefficient` times the number of kept ids of each side, per sample.
 
-        Counted once per call of the operation.
+        Counted once per call of the operation. `groups` says of how many parts each side is, of
+        which one is multiplied with one.
         """
         sides = tuple([side.reshape(-1) for side in sides])
-        self.record.macs.append(Product(coefficient * self.per_image, sides))
+        self.record.macs.append(Product(coefficient * self.per_image, sides, groups))
 
     def channels(self, ids, shape, axis=-1):
         """`Channels` of a tensor whose ids change along one axis only."""

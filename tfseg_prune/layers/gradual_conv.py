@@ -6,6 +6,8 @@ import keras
 import numpy as np
 from keras import ops
 
+from tfseg_prune.layers.settings import config_of
+
 # What a gradual convolution can't honour, and what to do instead.
 _REFUSED = {
     "groups": (1, "it fades the connections of a dense convolution; give `target_groups` alone"),
@@ -132,13 +134,13 @@ class GradualConv2D(keras.layers.Conv2D):
         output_groups=None,
         **options,
     ):
+        super().__init__(filters, kernel_size, **options)
         for key, (value, remedy) in _REFUSED.items():
             if options.get(key, value) != value:
                 raise ValueError(
-                    f"Invalid `{key}` of the gradual convolution '{options.get('name')}'. Expected:"
-                    f" {value}. Received: {options[key]!r}. Remedy: {remedy}."
+                    f"Invalid `{key}` of the gradual convolution '{self.name}'. Expected: {value}."
+                    f" Received: {options[key]!r}. Remedy: {remedy}."
                 )
-        super().__init__(filters, kernel_size, **options)
         _assigned(f"the outputs of '{self.name}'", filters, target_groups, output_groups)
         self.target_groups = target_groups
         self.input_groups = _listed(input_groups)
@@ -164,7 +166,7 @@ class GradualConv2D(keras.layers.Conv2D):
             target_groups=target_groups,
             input_groups=input_groups,
             output_groups=output_groups,
-            **conv.get_config(),
+            **config_of(conv),
         )
 
     def why_not_grouped(self):
@@ -176,13 +178,9 @@ class GradualConv2D(keras.layers.Conv2D):
 
     def to_grouped(self):
         """The plain `keras.layers.Conv2D`, not built yet, that this layer is at alpha = 0."""
-        config = self.get_config()
+        config = config_of(self)
         for key in ("target_groups", "input_groups", "output_groups"):
             config.pop(key)
-        for key in config:
-            # Functions of the user's own need not be registered.
-            if key.endswith(("activation", "initializer", "regularizer", "constraint")):
-                config[key] = getattr(self, key)
         return keras.layers.Conv2D.from_config({**config, "groups": self.target_groups})
 
     def build(self, input_shape):

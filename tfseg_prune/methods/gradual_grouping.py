@@ -41,14 +41,15 @@ class GradualGrouping(keras.callbacks.Callback):
 
     `gradual.model` is a copy of `model` with layers of the same names, in which the chosen
     convolutions are `GradualConv2D`. It starts with the weights of `model` and answers the same,
-    shares none of them, and `model` stays as it is, to be a teacher or a control. Weights by layer
-    name fit both.
+    shares none of them, and `model` stays as it is, to be a teacher or a control.
+    (`tsp.models.copy_weights(other, gradual.model)` hands it those of another dense one.)
 
     With n of N steps (or epochs) done, alpha is `schedule(n / (until * N))`, and 0 from `until` on.
-    It is a weight, which checkpoints hold, and it never grows: a training that goes on where it was
-    killed, or another one after it, fine-tunes what has faded. Steps and epochs count as
-    `initial_epoch` says and N is that of the training, so an interrupted `fit` goes on with the
-    same `epochs`. (`tsp.fit(keep="best")` may bring back an epoch before that: keep the last.)
+    It is a weight, which checkpoints hold, and it never grows, whatever the schedule says: a
+    training that goes on where it was killed, or another one after it, fine-tunes what has faded.
+    Steps and epochs count as `initial_epoch` says and N is that of the training, so an interrupted
+    `fit` goes on with the same `epochs`. (`tsp.fit(keep="best")` may bring back an epoch before
+    alpha was 0: keep the last.)
 
     Args:
         model: Functional `keras.Model`. Gradual convolutions that it has already fade as well.
@@ -60,7 +61,8 @@ class GradualGrouping(keras.callbacks.Callback):
             there are none, its outputs left out) that are dense, without strides, and of widths
             that `groups` divides.
         schedule: "linear", "cosine", or a function from the progress in [0, 1] to alpha in [0, 1],
-            which never grows and ends at 0. Defaults to `"linear"`.
+            which falls to 0 (looked at in 101 places; where it grows between them, alpha stays).
+            Defaults to `"linear"`.
         until: float in (0, 1], the part of the training after which alpha is 0.
         per: "step" or "epoch": how often alpha changes. By epoch, the first is dense and the last
             must be grouped. By step, JAX hands the weights to the model and back at every change,
@@ -129,7 +131,11 @@ class GradualGrouping(keras.callbacks.Callback):
         return max(_alpha(layer) for layer in self._convolutions.values())
 
     def kept_mass(self):
-        """{layer name: part of its squared weights that is within groups}."""
+        """{layer name: part of its squared weights that is within groups}.
+
+        Of the kernel as it is stored, as if nothing had faded: what decay and momentum do to the
+        faded weights shows in it.
+        """
         found = {}
         for name, layer in self._convolutions.items():
             mass = _mass(layer)
@@ -192,7 +198,7 @@ class GradualGrouping(keras.callbacks.Callback):
         if not self._fades:
             return
         progress = done / (self._until * whole)
-        alpha = 0.0 if progress > 1 - 1e-9 else float(self._schedule(progress))
+        alpha = 0.0 if progress > 1 - 1e-9 else max(0.0, float(self._schedule(progress)))
         fading = [name for name, highest in self._highest.items() if alpha < highest]
         layers = self._convolutions if fading else {}
         for name in fading:
@@ -223,6 +229,7 @@ class GradualGrouping(keras.callbacks.Callback):
                 **self._about,
                 "macs": [dense.macs, grouped.macs],
                 "params": [dense.params, grouped.params],
+                "padded_macs": [dense.padded_macs, grouped.padded_macs],
             },
         )
 
@@ -324,6 +331,8 @@ def _problem(layer, groups):
     ins, outs = layer.kernel.shape[-2:]
     if ins % groups or outs % groups:
         return f"one with {ins} inputs and {outs} outputs"
+    if layer.kernel_constraint is not None:
+        return "one with a kernel constraint, which would look at the faded weights, too"
     return None if layer.trainable else _FROZEN
 
 
@@ -332,21 +341,24 @@ def _gradual(graph, chosen, groups):
     made = {}
 
     def call(operation, args, kwargs):
-        if not isinstance(operation, keras.layers.Layer):
-            return operation(*args, **kwargs)
         if id(operation) not in made:
             if id(operation) in chosen:
                 new = GradualConv2D.from_conv(operation, groups)
             else:
+                # Raw operations as well: one that is called remembers it for as long as it lives.
                 new = again(operation, blank=True)
+            new.name = operation.name  # which raw operations have from Keras
             made[id(operation)] = operation, new
         return made[id(operation)][1](*args, **kwargs)
 
     copy = rewire(graph.model, call)
     for old, new in made.values():
+        if not isinstance(old, keras.layers.Layer):
+            continue
         for variable, value in zip(new.weights, old.weights):  # alpha, the last, stays at 1
             # A copy: JAX trains in the memory of the weights that it is given.
             variable.assign(np.array(ops.convert_to_numpy(value)))
+            variable.trainable = value.trainable
         finish(old, new)
     return copy
 

@@ -94,6 +94,7 @@ def plan_within(graph, scores, budget, *, method, about, **search):
         "align": int(search["align"]),
         "macs": [full.macs, reached.macs],
         "params": [full.params, reached.params],
+        "padded_macs": [full.padded_macs, reached.padded_macs],
         "units": [int(graph.prunable.sum()), int((keep & graph.prunable).sum())],
         "highest_dropped": float(dropped.max()) if len(dropped) else None,
     }

@@ -6,6 +6,8 @@ import zipfile
 import keras
 import numpy as np
 
+from tfseg_prune.layers.gradual_conv import GradualConv2D
+
 
 @dataclasses.dataclass(frozen=True)
 class LoadReport:
@@ -84,7 +86,8 @@ def copy_weights(source, target, *, prefix="backbone_"):
     """Copies the weights of one model's layers to those of the same names in another.
 
     All or nothing: every layer of the target with the prefix and with weights must be in the
-    source, with the same shapes, and nothing is assigned before all were found.
+    source, with the same shapes, and nothing is assigned before all were found. A gradual
+    convolution also takes the weights of a dense one, and its alpha stays as it is.
 
     Args:
         source: `keras.Model`.
@@ -100,22 +103,28 @@ def copy_weights(source, target, *, prefix="backbone_"):
     """
     given = {layer.name: layer for layer in source.layers}
     taking = [layer for layer in target.layers if layer.name.startswith(prefix) and layer.weights]
-    wrong = []
+    wrong, copied = [], []
     for layer in taking:
+        found = given.get(layer.name)
+        weights = layer.weights
+        if isinstance(layer, GradualConv2D) and type(found) is keras.layers.Conv2D:
+            weights = [weight for weight in weights if weight is not layer.alpha]
         shapes = [
-            [tuple(weight.shape) for weight in one.weights] if one is not None else "no such layer"
-            for one in (layer, given.get(layer.name))
+            [tuple(weight.shape) for weight in some] if some is not None else "no such layer"
+            for some in (weights, None if found is None else found.weights)
         ]
         if shapes[0] != shapes[1]:
             wrong.append(f"{layer.name} {shapes[1]}, not {shapes[0]}")
+        else:
+            copied += zip(weights, found.weights)
     if wrong or not taking:
         raise ValueError(
             f"The weights of '{source.name}' do not fit '{target.name}'. Expected: layers named "
             f"{prefix!r}... of the same shapes in both. Received: {len(taking)} such layers, of "
             f"which {len(wrong)} differ ({_some(wrong)}). Remedy: build both with the same options."
         )
-    for layer in taking:
-        layer.set_weights(given[layer.name].get_weights())
+    for weight, value in copied:
+        weight.assign(np.array(keras.ops.convert_to_numpy(value)))
     return tuple(layer.name for layer in taking)
 
 

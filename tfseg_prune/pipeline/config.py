@@ -12,6 +12,7 @@ from tfseg_prune.graph.fold import MODES as FOLD_MODES
 from tfseg_prune.methods import gradual_grouping
 from tfseg_prune.pipeline import phases, rounds
 from tfseg_prune.search.budget import RANKINGS
+from tfseg_prune.training.optimizers import OPTIMIZERS
 
 
 def default_config():
@@ -68,7 +69,7 @@ def default_config():
     config.train = config_dict.ConfigDict()
     config.train.epochs = 20
     config.train.batch_size = 8
-    config.train.optimizer = "adamw"  # or sgd
+    config.train.optimizer = "adamw"  # or adam (its decay is a penalty, as torch's), sgd
     config.train.learning_rate = 5e-4  # poly decay to 0
     config.train.power = 0.9
     config.train.weight_decay = 1e-4
@@ -76,6 +77,7 @@ def default_config():
     config.train.keep = "last"  # or best: the epoch with the highest validation mIoU
     config.train.scale = (0.5, 2.0)  # random scale before the crop
     config.train.flip = True
+    config.train.shift = 0  # pixels that an image moves by at most after that, in each direction
     config.train.jitter = 0.25  # brightness, contrast, saturation
 
     config.pruning = config_dict.ConfigDict()
@@ -84,6 +86,8 @@ def default_config():
     config.pruning.budget = config_dict.ConfigDict()
     config.pruning.budget.macs = config_dict.placeholder(float)  # fraction in (0, 1], or a number
     config.pruning.budget.params = config_dict.placeholder(float)
+    # MACs with every width rounded up to slices of 4, as GPU delegates compute.
+    config.pruning.budget.padded_macs = config_dict.placeholder(float)
     config.pruning.ranking = "global"  # or layer, scope; sirfp's is scope
     config.pruning.align = 8
     config.pruning.floor = 0.1  # part of its width that each layer keeps at least, in each round
@@ -118,7 +122,8 @@ def default_config():
     config.finetune = config_dict.ConfigDict()
     config.finetune.epochs = 20
     config.finetune.learning_rate = 5e-4
-    config.finetune.recalibrate = 20  # batches that set BN statistics after surgery; 0: none
+    # Batches that set BN statistics after surgery, that in a phase of `pretrain` too; 0: none.
+    config.finetune.recalibrate = 20
     config.finetune.control = True  # train the dense network as long, so that they compare
 
     config.export = config_dict.ConfigDict()
@@ -175,6 +180,7 @@ def budget_values(config):
     }
 
 
+_OF_CHANNELS = ("criterion", "ranking", "align", "floor", "scopes", "exclude", "fold_constants")
 _FREE = ("data.train", "data.val", "data.test", "model.options", "pruning.scopes")
 
 
@@ -242,7 +248,7 @@ def _senseless(config):
         "0 or more",
         lambda value: value >= 0,
         *["seed", "train.epochs", "finetune.epochs", "finetune.recalibrate", "report.strips"],
-        *["export.parity_images", "pruning.observe_epochs", "pretrain.images"],
+        *["export.parity_images", "pruning.observe_epochs", "pretrain.images", "train.shift"],
         *(f"pretrain.{name}_epochs" for name in phases.NAMES),
     )
     yield from ruled(
@@ -279,7 +285,7 @@ def _senseless(config):
     )
     yield from one_of("train.class_weights", ("none", "log"))
     yield from one_of("train.keep", ("last", "best"))
-    yield from one_of("train.optimizer", ("adamw", "sgd"))
+    yield from one_of("train.optimizer", OPTIMIZERS)
     yield from one_of("pretrain.data", ("", *data.classification_names()))
     yield from one_of("pretrain.fade", ("", *phases.FADING))
     yield from one_of("pruning.method", rounds.METHODS)
@@ -301,8 +307,8 @@ def _senseless(config):
     )
     if not budget_values(config) and config.pruning.method != "gradual_grouping":
         yield (
-            "'pruning.budget' must set macs, params or both, such as pruning.budget.macs = 0.5."
-            " Received: neither"
+            "'pruning.budget' must set macs, params or padded_macs, such as pruning.budget.macs ="
+            " 0.5. Received: none"
         )
     own = config.pruning
     fade = config.pretrain.fade
@@ -315,6 +321,18 @@ def _senseless(config):
     if own.method == "gradual_grouping":
         if own.rounds > 1:
             yield f"'pruning.rounds' of gradual grouping must be 1. Received: {own.rounds}"
+        if not budget_values(config):
+            for name in _OF_CHANNELS:
+                value, plain = (
+                    dict(x) if _is_room(x) else tuple(x) if isinstance(x, list) else x
+                    for x in (own[name], default_config().pruning[name])
+                )
+                if value != plain:
+                    yield (
+                        f"'pruning.{name}' is about channels that go, and without a"
+                        f" 'pruning.budget' gradual grouping keeps all. Expected: {plain!r}, the"
+                        f" default. Received: {value!r}"
+                    )
         epochs = config.pretrain[f"{fade}_epochs"] if fade in phases.FADING else own.observe_epochs
         until = own.gradual_grouping.until
         if own.gradual_grouping.per == "epoch" and epochs and until * epochs > epochs - 1 + 1e-9:

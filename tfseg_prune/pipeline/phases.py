@@ -24,6 +24,7 @@ import keras
 import numpy as np
 
 from tfseg_prune import data, graph, models, training
+from tfseg_prune.layers.gradual_conv import GradualConv2D
 from tfseg_prune.pipeline import files, rounds
 from tfseg_prune.pipeline.workbench import Task, Workbench
 
@@ -39,18 +40,29 @@ def planned(settings):
     return [name for name in NAMES if settings[f"{name}_epochs"]]
 
 
+def stage_of(network, part):
+    """The name of a stage before the last in which a network trains.
+
+    Args:
+        network: "train" or "prune".
+        part: Its phase, or the number of its round.
+    """
+    return f"{network}_{part}"
+
+
 def stages(config):
     """{"dense" or "pruned": the stages in which that network trained, in order}."""
     fade, names = config.pretrain.fade, planned(config.pretrain)
     first = names.index(fade) if fade else len(names)
-    shared = [f"train_{name}" for name in names[:first]]
+    dense = [stage_of("train", name) for name in names]
     if fade:
-        pruned = [f"prune_{name}" for name in names[first:]]
+        pruned = [stage_of("prune", name) for name in names[first:]]
     else:
-        pruned = ["train", *(f"prune_{number}" for number in range(1, config.pruning.rounds))]
+        rounds_before = range(1, config.pruning.rounds)
+        pruned = ["train", *(stage_of("prune", number) for number in rounds_before)]
     return {
-        "dense": [*(f"train_{name}" for name in names), "train", "control"],
-        "pruned": [*shared, *pruned, "prune", "finetune"],
+        "dense": [*dense, "train", "control"],
+        "pruned": [*dense[:first], *pruned, "prune", "finetune"],
     }
 
 
@@ -105,6 +117,20 @@ class Phases(Workbench):
             self._task(phase, built[phase])
         return built[fade] if fade else whole
 
+    def _check_fading(self, model):
+        """Raises a ValueError if what fades, of `model`, is no part of the network in the end."""
+        lost = [
+            layer.name
+            for layer in model.layers
+            if isinstance(layer, GradualConv2D) and not layer.name.startswith(ENCODER)
+        ]
+        if lost:
+            raise ValueError(
+                "'pruning.gradual_grouping.where' chooses what the encoder has in the phase"
+                f" '{self.config.pretrain.fade}' only. Expected: convolutions whose names start"
+                f" with {ENCODER!r}. Received: {', '.join(lost)}"
+            )
+
     def _encoder(self, phase):
         own = self.config
         options = {k: v for k, v in own.model.options.to_dict().items() if k != "decoder"}
@@ -155,7 +181,9 @@ class Phases(Workbench):
         else:
             settings += [self._image_settings]
             settings += [{k: v for k, v in own.train.items() if k not in ("epochs", "keep")}]
-        return [*settings, own.pruning.gradual_grouping.to_dict() if fades else None]
+        if fades:
+            settings += [own.pruning.gradual_grouping.to_dict(), own.finetune.recalibrate]
+        return settings
 
     def _start(self, left, phase=None):
         """What a phase trains, or with `None` what all train in the end.
@@ -204,7 +232,8 @@ class Phases(Workbench):
         first = names.index(fade) if fade else 0
         left = [f"base_{names[first - 1]}.keras"] if first else []
         for phase in names[first:]:
-            left = self._run_phase(phase, f"{stage}_{phase}", f"{name}_{phase}.keras", fade, left)
+            output = f"{name}_{phase}.keras"
+            left = self._run_phase(phase, stage_of(stage, phase), output, fade, left)
         return left
 
     def _run_phase(self, phase, stage, output, fade, left):
@@ -237,6 +266,9 @@ class Phases(Workbench):
                 plan = pruner.plan()
                 plan.save(self.store.path(plans[0]))
                 model = graph.shrink(pruner.pruned, plan)
+                if own.finetune.recalibrate:
+                    batches = self._task(phase, model).train
+                    training.recalibrate(model, batches, steps=own.finetune.recalibrate)
             files.save_model(model, self.store.path(output))
             return result
 

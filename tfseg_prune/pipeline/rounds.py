@@ -71,13 +71,18 @@ def check(model, settings, budget, *, seed):
 
     What can be reached depends on which channels can be ranked, not on how, so nothing need be
     trained for it.
+
+    Returns:
+        What would train: `model`, or what a method makes of it.
     """
+    trains = model
     if settings.method != "oneshot":
-        pruner(model, settings, budget, seed=seed)
+        trains = pruner(model, settings, budget, seed=seed).model
     if settings.method == "sirfp" or budget is None:
-        return
+        return trains
     blank = Gradients(model).blank() if settings.criterion in BY_GRADIENT else None
     _oneshot(model, settings, budget, seed, blank)
+    return trains
 
 
 def _common(settings):
@@ -102,7 +107,7 @@ def budgets(budget, full, rounds):
 
     Args:
         budget: `Budget` of the whole run, or `None`.
-        full: Object with the `.macs` and `.params` of the model before the first round.
+        full: `Cost` of the model before the first round.
         rounds: How many.
 
     Returns:

@@ -64,11 +64,15 @@ class Workbench:
 
     def _say_cost(self, full, reached):
         """Tells two costs; answers both as plain values."""
-        self.say(
-            f"  MACs {full.macs:,} to {reached.macs:,} ({reached.macs / full.macs:.3f}),"
-            f" parameters {full.params:,} to {reached.params:,}"
-            f" ({reached.params / full.params:.3f})"
-        )
+        told = []
+        for name, words in (
+            *(("macs", "MACs"), ("params", "parameters")),
+            ("padded_macs", "MACs of widths rounded up to 4"),
+        ):
+            if name != "padded_macs" or self.config.pruning.budget.padded_macs is not None:
+                before, after = getattr(full, name), getattr(reached, name)
+                told.append(f"{words} {before:,} to {after:,} ({after / before:.3f})")
+        self.say(f"  {', '.join(told)}")
         return [dataclasses.asdict(cost) for cost in (full, reached)]
 
     @property
@@ -137,7 +141,7 @@ class Workbench:
     def _train_batches(self, **options):
         own = self.config.train
         jitter = dict.fromkeys(("brightness", "contrast", "saturation"), own.jitter)
-        augment = data.Augment(scale=own.scale, flip=own.flip, **jitter)
+        augment = data.Augment(scale=own.scale, flip=own.flip, shift=own.shift, **jitter)
         options |= {"augment": augment, "shuffle": True, "drop_remainder": True}
         return self._batches("train", seed=self.config.seed, **options)
 

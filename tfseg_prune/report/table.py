@@ -243,8 +243,8 @@ def print_layers(before, after, widths, *, console=None):
     """Prints what surgery did, layer by layer.
 
     Args:
-        before: cost of the dense network: `.macs`, `.params` and `.layers`, a dictionary of layer
-            names to objects with `.macs` and `.params`.
+        before: cost of the dense network: `.macs`, `.params`, `.padded_macs` and `.layers`, a
+            dictionary of layer names to objects with `.macs` and `.params`.
         after: the same of the pruned one.
         widths: dictionary of layer names to `(channels before, channels after)`, of the layers
             that lost some.
@@ -264,11 +264,16 @@ def print_layers(before, after, widths, *, console=None):
         add(name, channels, old, after.layers[name])
     drawn.add_section()
     add("Total", "", before, after)
-    shares = [
-        f"{new / old:.3f}" if old else ""
-        for old, new in ((before.macs, after.macs), (before.params, after.params))
-    ]
-    drawn.add_row("after / before", "", "", shares[0], "", shares[1])
+
+    def quotient(name):
+        old, new = getattr(before, name), getattr(after, name)
+        return f"{new / old:.3f}" if old else ""
+
+    drawn.add_row("after / before", "", "", quotient("macs"), "", quotient("params"))
+    if before.padded_macs is not None:
+        padded = f"{before.padded_macs:,}", f"{after.padded_macs:,}"
+        drawn.add_row("Total, widths rounded up to 4", "", *padded, "", "")
+        drawn.add_row("after / before", "", "", quotient("padded_macs"), "", "")
     (console or rich.console.Console()).print(drawn)
 
 

@@ -26,29 +26,31 @@ class Budget:
     tsp.Budget(macs=0.5)                  # half of the MACs
     tsp.Budget(macs=2_000_000_000)        # an absolute number
     tsp.Budget(macs=0.5, params=0.4)      # both
+    tsp.Budget(padded_macs=0.5)           # half of what a GPU computes
     ```
 
     Attributes:
         macs: MACs per image: a float in (0, 1] is a fraction of the model's, an int absolute.
         params: Parameters, likewise.
+        padded_macs: MACs with every width rounded up to slices of 4, as GPU delegates compute
+            (see `tfseg_prune.graph.cost`), likewise. Slices are filled: a channel that the GPU
+            computes in any case stays.
 
     Raises:
-        BudgetError: If neither is given, or one is zero, negative, NaN, or a fraction above 1.
+        BudgetError: If none is given, or one is zero, negative, NaN, or a fraction above 1.
     """
 
     macs: float | int | None = None
     params: float | int | None = None
+    padded_macs: float | int | None = None
 
     def __post_init__(self):
-        if self.macs is None and self.params is None:
+        if not self.asked:
             raise BudgetError(
-                "A budget must limit something. Expected: `Budget(macs=0.5)` or"
-                " `Budget(params=...)`. Received: nothing"
+                "A budget must limit something. Expected: `Budget(macs=0.5)`,"
+                " `Budget(params=...)` or `Budget(padded_macs=...)`. Received: nothing"
             )
-        for name in ("macs", "params"):
-            value = getattr(self, name)
-            if value is None:
-                continue
+        for name, value in self.asked.items():
             whole = isinstance(value, numbers.Integral)
             number = isinstance(value, numbers.Real) and not isinstance(value, bool)
             if not number or not (0 < value if whole else 0 < value <= 1):
@@ -64,10 +66,10 @@ class Budget:
         return {k: v for k, v in dataclasses.asdict(self).items() if v is not None}
 
     def targets(self, full):
-        """{"macs" | "params": absolute limit}.
+        """{"macs" | "params" | "padded_macs": absolute limit}.
 
         Args:
-            full: Object with the `.macs` and `.params` of the whole model.
+            full: Object with the `.macs`, `.params` and `.padded_macs` of the whole model.
 
         Raises:
             BudgetError: If an absolute number is more than the model has, or the model's input
@@ -114,7 +116,9 @@ def meet_budget(
             that match none form a scope of their own. Defaults to names that start with
             `backbone_` and `decoder_`.
         align: Every width that changes becomes a multiple of this; what can't (because of
-            channels that must stay, say) stays whole.
+            channels that must stay, say) stays whole. What a convolution with groups (also one
+            that is to become grouped) reads and writes becomes a multiple in each group, where
+            there is one smaller than all that the group has.
         floor: Fraction of its channels that every layer keeps at least, and one channel.
         groups: {layer name: groups} of convolutions that become grouped, for the cost.
 
@@ -293,11 +297,15 @@ def _widths(graph, classes, scores, ranking, scopes, align, floor):
 def _aligned_counts(graph, groups, members, align):
     """For each group the counts of its members with which layers' widths are multiples of `align`.
 
+    In layers that grouped convolutions read or write it is what a group has of them; a layer in
+    which nothing smaller suits is aligned as a whole.
+
     A layer whose channels lie in several groups gets its multiple from the first of them; the
     others change in steps of `align`. A group that no count suits stays whole, which moves what
     the other groups of its layers must add up to, so the search starts again.
     """
     whole = [False] * len(groups)
+    steps = _steps(graph, align)
     while True:
         first, rest = {}, {name: len(units) for name, units in graph.producers.items()}
         for index, group in enumerate(groups):
@@ -313,7 +321,7 @@ def _aligned_counts(graph, groups, members, align):
             suits = np.ones(len(counts), bool)
             for name, share in group.layers.items():
                 wanted = -rest[name] if first.get(name) == index else share * full
-                suits &= (share * counts - wanted) % align == 0
+                suits &= (share * counts - wanted) % steps[name] == 0
             alone = all(
                 first.get(name) == index
                 and not any(name in other.layers for other in groups if other is not group)
@@ -323,12 +331,27 @@ def _aligned_counts(graph, groups, members, align):
                 suits[-1] = True  # an odd width may stay as it is
             if whole[index]:
                 suits[:] = counts == full
+            elif not suits[1:-1].any() and any(steps[name] > align for name in group.layers):
+                steps.update(dict.fromkeys(group.layers, align))
+                break
             elif not suits[:-1].any():
                 whole[index] = True
                 break
             found.append(counts[suits])
         else:
             return found
+
+
+def _steps(graph, align):
+    """{producing layer: what its width is a multiple of}: `align` channels in every group."""
+    steps = dict.fromkeys(graph.producers, align)
+    for rows in graph.balanced if align > 1 else ():
+        for producer, units in graph.producers.items():
+            held = np.isin(rows, units).sum(axis=1)
+            held = held[held > 0]
+            if len(set(held.tolist())) == 1:
+                steps[producer] = math.lcm(steps[producer], align * len(held))
+    return steps
 
 
 def _frozen_layers(graph):

@@ -1,8 +1,9 @@
 """Optimisers with the poly schedule of semantic segmentation."""
 
 import keras
+from keras import ops
 
-_OPTIMIZERS = ("sgd", "adamw")
+OPTIMIZERS = ("sgd", "adamw", "adam")
 
 
 def optimizer(
@@ -20,10 +21,12 @@ def optimizer(
 
     Weight decay is decoupled, as in Keras (`w -= rate * weight_decay * w`), and spares biases and
     the gamma and beta of normalisation layers. Under SGD with momentum `m` a paper's L2 penalty
-    of `d` pulls about `1 / (1 - m)` times as hard as a decoupled decay of `d`.
+    of `d` pulls about `1 / (1 - m)` times as hard as a decoupled decay of `d`. That of `"adam"` is
+    another one: an L2 penalty on all weights, for papers whose code is torch's `Adam` (see
+    `AdamL2`).
 
     Args:
-        name: `"sgd"` (with momentum) or `"adamw"`.
+        name: `"sgd"` (with momentum), `"adamw"` or `"adam"`.
         learning_rate: Float > 0. Rate of the first step.
         steps: Integer > 0. Steps (batches) of the whole run, all epochs together.
         power: Float. Exponent of the decay. Defaults to 0.9.
@@ -44,9 +47,9 @@ def optimizer(
     >>> round(float(sgd.learning_rate), 3)
     0.05
     """
-    if name not in _OPTIMIZERS:
+    if name not in OPTIMIZERS:
         raise ValueError(
-            f"Invalid optimizer name. Expected: one of {', '.join(_OPTIMIZERS)}. "
+            f"Invalid optimizer name. Expected: one of {', '.join(OPTIMIZERS)}. "
             f"Received: name={name!r}"
         )
     if not (0.0 < learning_rate < float("inf")) or weight_decay < 0.0 or steps < 1:
@@ -59,13 +62,43 @@ def optimizer(
         "learning_rate": keras.optimizers.schedules.PolynomialDecay(
             learning_rate, steps, end_learning_rate=end_learning_rate, power=power
         ),
-        "weight_decay": weight_decay or None,
         "global_clipnorm": global_clipnorm,
     }
+    if name == "adam":
+        return AdamL2(l2=weight_decay, **options)
     if name == "sgd":
-        built = keras.optimizers.SGD(momentum=momentum, **options)
+        built = keras.optimizers.SGD(
+            momentum=momentum, weight_decay=weight_decay or None, **options
+        )
     else:
         # AdamW insists on a number.
-        built = keras.optimizers.AdamW(**{**options, "weight_decay": weight_decay})
+        built = keras.optimizers.AdamW(weight_decay=weight_decay, **options)
     built.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     return built
+
+
+@keras.saving.register_keras_serializable("tfseg_prune")
+class AdamL2(keras.optimizers.Adam):
+    """Adam with an L2 penalty, `l2 / 2 * sum(w ** 2)`, on every weight that trains.
+
+    Its gradient, `l2 * w`, is added after clipping and before Adam's moments, as by `weight_decay`
+    of torch's Adam: so the decay, too, is divided by the root of the second moment. Of a weight
+    that no loss reaches nothing else is left, and it shrinks by about the learning rate a step.
+    (Keras' own `weight_decay` is decoupled.)
+
+    Args:
+        l2: Float >= 0. Defaults to 0.
+        epsilon: Float. Defaults to 1e-8, torch's.
+        **options: See `keras.optimizers.Adam`.
+    """
+
+    def __init__(self, *, l2=0.0, epsilon=1e-8, **options):
+        super().__init__(epsilon=epsilon, **options)
+        self.l2 = l2
+
+    def update_step(self, gradient, variable, learning_rate):
+        penalty = self.l2 * ops.cast(variable, gradient.dtype)
+        super().update_step(ops.add(gradient, penalty), variable, learning_rate)
+
+    def get_config(self):
+        return {**super().get_config(), "l2": self.l2}
