@@ -415,6 +415,26 @@ def random_graphs(result, console):
         console.print(f"{row['seed']}: {row['error'][:300]}", markup=False, style="red")
 
 
+def fuzz(result, console):
+    """What came of the tries, stage by stage and mutation by mutation."""
+    outcomes = dict.fromkeys(name for found in result["stages"].values() for name in found)
+    drawn = _table(result["name"], "stage", *outcomes)
+    for stage, found in result["stages"].items():
+        drawn.add_row(stage, *(f"{found.get(name, 0):,}" for name in outcomes))
+    console.print(drawn)
+    kinds = dict.fromkeys(name for found in result["mutations"].values() for name in found)
+    drawn = _table("What reading them says", "mutation", *kinds)
+    for mutation, found in result["mutations"].items():
+        drawn.add_row(mutation, *(f"{found.get(name, 0):,}" for name in kinds))
+    console.print(drawn)
+    console.print(
+        f"{result['passed']:,} of {result['tries']:,} tries pass; the longest took"
+        f" {result['longest_s']:.1f} s, the largest {result['memory_mib']:.0f} MiB."
+    )
+    for row in result["failures"]:
+        console.print(f"{row['seed']}: {row}"[:300], markup=False, style="red")
+
+
 def _percentiles(result):
     return next(iter(result["percentiles"].values()), {})
 
@@ -424,6 +444,7 @@ KINDS = {
     "coverage": coverage,
     "criteria": criteria,
     "erfnet_family": erfnet_family,
+    "fuzz": fuzz,
     "grouped_export": grouped_export,
     "grouping": grouping,
     "keras_hub": keras_hub,

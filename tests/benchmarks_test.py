@@ -367,3 +367,30 @@ def test_the_study_of_grouping_makes_what_it_claims_about_in_the_order_of_claims
             assert one.gradual == {} and other.gradual is None and one.block == other.block
         if says.startswith("some blocks"):
             assert (one.block, one.placement) == (other.block, "selective")
+
+
+def test_whatever_is_no_error_of_the_house_fails_a_try_on_broken_files(scripts):
+    import fuzz_tflite
+
+    def says(error):
+        def step():
+            raise error
+
+        return fuzz_tflite._outcome(step)[0]
+
+    assert fuzz_tflite._outcome(lambda: None) == ["answers", ""]
+    assert says(ValueError("Bad. Expected: a. Received: b.")) == "refused"
+    died = "Expected: a. Received: x.tflite: the process that ran it ended by signal 11."
+    assert says(ValueError(died)) == "sandbox: SIGSEGV"
+    for error in (ValueError("bare"), IndexError(3), MemoryError(), RecursionError()):
+        assert says(error) == fuzz_tflite.FAILURE
+    fine = {"seed": 1, "mutation": "flipped", "seconds": 1.0, "memory_mib": 3.0}
+    rows = [
+        {**fine, "stages": {"read": ["refused", ""], "predict": ["sandbox: SIGFPE", died]}},
+        {**fine, "stages": {"read": ["failure", "IndexError"], "predict": ["refused", ""]}},
+        {"seed": 2, "error": "ended the process with -11"},
+    ]
+    found = fuzz_tflite.summarised(rows)
+    assert (found["tries"], found["passed"]) == (3, 1) and found["failures"] == rows[1:]
+    assert found["stages"]["predict"] == {"sandbox: SIGFPE": 1, "refused": 1}
+    assert found["mutations"]["flipped"]["sandbox dies"] == 1

@@ -250,6 +250,40 @@ def test_export_and_bench_on_files_of_ones_own(cli, model, tmp_path):
     assert len(json.loads((tmp_path / "bench.json").read_text())["results"]) == 2
 
 
+def test_files_are_explained_and_used_on_the_command_line(cli, model, own_data, tmp_path):
+    (tmp_path / "classes.json").write_text(
+        json.dumps({"classes": [{"id": i, "name": f"k{i}", "color": [i, 9, 9]} for i in range(4)]})
+    )
+    answer = cli("export", "--model=mine.keras", "--out=a.tflite", "--classes=classes.json")
+    assert answer.status == 0, answer.err
+    answer = cli("explain", "--tflite=a.tflite", "--overlay=nodes.json")
+    assert answer.status == 0, answer.err
+    for text in ("CONV_2D", "second", f"{tsp.cost(model).macs:,}", "nodes.json"):
+        assert text in answer.out
+    assert json.loads((tmp_path / "nodes.json").read_text())["results"]
+    answer = cli("explain", "--tflite=a.tflite", "--json")
+    assert json.loads(answer.out)["padded_macs"] == tsp.cost(model).padded_macs
+    answer = cli(
+        "predict",
+        "--tflite=a.tflite",
+        f"--image={own_data}/val/images/a.png",
+        "--out=overlay.png",
+        "--opacity=1",
+    )
+    assert answer.status == 0 and "overlay.png: k" in answer.out, answer.err
+    assert set(np.unique(np.array(Image.open("overlay.png"))[..., 0])) <= {0, 1, 2, 3}
+    answer = cli("predict", "--tflite=a.tflite", f"--image={own_data}/val/images", "--out=all")
+    assert answer.status == 0 and sorted(os.listdir(tmp_path / "all")) == ["a.png", "b.png"]
+
+
+def test_a_budget_may_be_in_padded_macs(cli, model, tmp_path):
+    answer = cli("prune", "--model=mine.keras", "--padded_macs=0.5", "--out=small.keras")
+    assert answer.status == 0, answer.err
+    before, after = tsp.cost(model), tsp.cost(files.load_model(tmp_path / "small.keras"))
+    assert 0.4 < after.padded_macs / before.padded_macs <= 0.5
+    assert f"{before.padded_macs:,}" in answer.out and f"{after.padded_macs:,}" in answer.out
+
+
 def test_export_tells_what_became_of_grouped_convolutions(cli, tmp_path):
     images = keras.Input((16, 16, 6))
     keras.Model(images, keras.layers.Conv2D(6, 1, groups=2, name="mix")(images)).save("mine.keras")
@@ -257,6 +291,8 @@ def test_export_tells_what_became_of_grouped_convolutions(cli, tmp_path):
         answer = cli("export", "--model=mine.keras", "--out=a.tflite", *given)
         assert answer.status == 0, answer.err
         assert f"mix: 3 channels per group: {told} convolution" in answer.out
+        warned = "mix: GPU delegates get wrong CONV_2D of 3 channels per group" in answer.out
+        assert warned == bool(given), answer.out
 
 
 def test_inspect_says_what_can_be_pruned_and_what_not(cli, model, tmp_path):
@@ -353,6 +389,17 @@ PRUNE = ("prune", "--model=mine.keras", "--out=small.keras")
         (("export", "--model=mine.keras", "--out=a.tflite", "--tail=end"), "argmax"),
         (("export", "--model=mine.keras", "--out=a.tflite", "--images=no"), "'no', which is no"),
         (("export", "--model=cut.keras", "--out=a.tflite"), "cut.keras"),
+        (("export", "--model=mine.keras", "--out=a.tflite", "--classes=no.json"), "no.json"),
+        (("export", "--model=mine.keras", "--out=a.tflite", "--require_gpu"), "--images=FOLDER"),
+        (("explain",), "no --tflite\n"),
+        (("explain", "--tflite=no.tflite"), "no.tflite .no such file"),
+        (("explain", "--tflite=mine.keras"), "Not a LiteRT model.*mine.keras"),
+        (("explain", "--tflite=a.tflite", "--overlay=a.txt"), r"--overlay.*ends in \.json"),
+        (("explain", "--model=mine.keras"), "no use for --model"),
+        (("predict", "--tflite=a.tflite"), "no --image, --out\n"),
+        (("predict", "--tflite=mine.keras", "--image=a.png", "--out=b.png"), "Not a LiteRT model"),
+        (("predict", "--tflite=a.tflite", "--image=a.png", "--out=b.jpg"), r"ends in \.png"),
+        ((*PRUNE, "--padded_macs=2.5"), r"padded_macs.*\(0, 1\].*2.5"),
         (("bench",), "one or more .tflite files"),
         (("bench", "a.tflite", "--threads=0"), "threads"),
         (("bench", "a.tflite", "--out=no/b.json"), "existing folder"),
@@ -435,8 +482,12 @@ def test_a_config_that_is_not_there_is_named(refused, tmp_path):
     assert "no file" in refused("run", f"--config={tmp_path}", "--workdir=w")
 
 
-def test_inspect_takes_no_config(refused, config):
-    assert "--model=FILE.keras" in refused("inspect", config, may_make=["__pycache__"])
+@pytest.mark.parametrize(
+    "verb, wanted",
+    [("inspect", "--model=FILE.keras"), ("explain", "--tflite=FILE"), ("predict", "--tflite=FILE")],
+)
+def test_what_looks_at_a_file_takes_no_config(refused, config, verb, wanted):
+    assert wanted in refused(verb, config, may_make=["__pycache__"])
 
 
 def test_a_stage_before_its_time_is_one_clear_message(refused, config, tmp_path):

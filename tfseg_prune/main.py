@@ -12,6 +12,10 @@ Without a config, on files of your own:
   tfseg-prune prune   --model=mine.keras --macs=0.5 --out=small.keras
   tfseg-prune export  --model=small.keras --out=small.tflite [--precision=float16]
   tfseg-prune bench   dense.tflite small.tflite [--out=bench.json]
+  tfseg-prune explain --tflite=small.tflite [--json] [--overlay=node_data.json]
+                                                          what each op costs, where GPUs refuse
+  tfseg-prune predict --tflite=small.tflite --image=a.jpg --out=overlay.png
+                                                          or folders: --image=photos --out=overlays
 
 Any setting of a config can be changed: --config.pruning.budget.macs=0.4. A run that was stopped
 goes on when the same command is given again; finished stages are not repeated.
@@ -28,7 +32,10 @@ import traceback
 from absl import app, flags
 from ml_collections import config_dict, config_flags
 
-VERBS = ("run", "train", "prune", "finetune", "export", "bench", "report", "inspect")
+VERBS = (
+    *("run", "train", "prune", "finetune", "export", "bench", "report"),
+    *("inspect", "explain", "predict"),
+)
 
 FLAGS = flags.FLAGS
 config_flags.DEFINE_config_file("config", None, "Config file of a run.", lock_config=True)
@@ -37,10 +44,17 @@ _DATA_DIR = flags.DEFINE_string("data_dir", None, "Folder of the data set: confi
 _WEIGHTS = flags.DEFINE_string("weights", None, "Backbone weights, .npz: config.model.weights.")
 _MODEL = flags.DEFINE_string("model", None, "A .keras file of your own.")
 _OUT = flags.DEFINE_string("out", None, "File to write.")
-_JSON = flags.DEFINE_boolean("json", False, "inspect: print all of it as JSON, in place of tables.")
+_JSON = flags.DEFINE_boolean("json", False, "inspect, explain: print all as JSON, not as tables.")
+_TFLITE = flags.DEFINE_string("tflite", None, "explain, predict: a .tflite file.")
+_OVERLAY = flags.DEFINE_string("overlay", None, "explain: also write node data for Model Explorer.")
+_IMAGE = flags.DEFINE_string("image", None, "predict: an image, or a folder of images.")
+_OPACITY = flags.DEFINE_float("opacity", 0.5, "predict: of the colours over the image, in [0, 1].")
 _PLAN = flags.DEFINE_string("plan", None, "prune: also write the plan as JSON.")
 _MACS = flags.DEFINE_string("macs", None, "prune: MACs that stay: 0.5, or a whole number.")
 _PARAMS = flags.DEFINE_string("params", None, "prune: parameters that stay, likewise.")
+_PADDED_MACS = flags.DEFINE_string(
+    "padded_macs", None, "prune: MACs that stay, widths rounded up to 4 as GPUs compute, likewise."
+)
 _CRITERION = flags.DEFINE_string("criterion", "l1", "prune: l1, l2, bn_gamma, fpgm or random.")
 _RANKING = flags.DEFINE_enum(
     "ranking", "global", ["global", "layer", "scope"], "prune: what competes: global, layer, scope."
@@ -81,17 +95,26 @@ _GROUPED = flags.DEFINE_enum(
 _IMAGES = flags.DEFINE_string("images", None, "export: folder of images, for int8 and the check.")
 _SCALE = flags.DEFINE_float("scale", 1.0, "export: the network takes image * scale + offset.")
 _OFFSET = flags.DEFINE_float("offset", 0.0, "export: see --scale.")
-_THREADS = flags.DEFINE_integer("threads", 1, "bench: CPU threads.", lower_bound=1)
+_REQUIRE_GPU = flags.DEFINE_boolean(
+    "require_gpu", False, "export: write only what the GPU delegate runs, whole and rightly."
+)
+_CLASSES = flags.DEFINE_string(
+    "classes", None, "export: the data set's classes.json, for the JSON beside the file."
+)
+_THREADS = flags.DEFINE_integer("threads", 1, "bench, predict: CPU threads.", lower_bound=1)
 
 
 _INTERRUPTED = 130  # the status of a program that Ctrl-C ended
 # The flags that a verb takes without a config; any other would be passed over in silence.
 _OWN_FLAGS = {
     "inspect": (_MODEL, _OUT, _JSON),
-    "prune": (_MODEL, _OUT, _PLAN, _MACS, _PARAMS, _CRITERION, _RANKING, _SCOPE, _ALIGN, _FLOOR)
-    + (_EXCLUDE, _SEED, _FOLD),
-    "export": (_MODEL, _OUT, _PRECISION, _TAIL, _GROUPED, _IMAGES, _SCALE, _OFFSET),
+    "prune": (_MODEL, _OUT, _PLAN, _MACS, _PARAMS, _PADDED_MACS, _CRITERION, _RANKING, _SCOPE)
+    + (_ALIGN, _FLOOR, _EXCLUDE, _SEED, _FOLD),
+    "export": (_MODEL, _OUT, _PRECISION, _TAIL, _GROUPED, _IMAGES, _SCALE, _OFFSET)
+    + (_CLASSES, _REQUIRE_GPU),
     "bench": (_OUT, _THREADS),
+    "explain": (_TFLITE, _JSON, _OVERLAY),
+    "predict": (_TFLITE, _IMAGE, _OUT, _OPACITY, _THREADS),
 }
 _CONFIG_FLAGS = (_WORKDIR, _DATA_DIR, _WEIGHTS)
 
@@ -108,10 +131,9 @@ def main(argv, config_path=None):
             f"'{verb}' runs on a config. Expected: --config=FILE and --workdir=FOLDER."
             " Received: no --config"
         )
-    if config_path is not None and verb == "inspect":
-        raise app.UsageError(
-            "'inspect' looks at a file. Expected: --model=FILE.keras. Received: --config"
-        )
+    if config_path is not None and verb in ("inspect", "explain", "predict"):
+        wanted = "--model=FILE.keras" if verb == "inspect" else "--tflite=FILE.tflite"
+        raise app.UsageError(f"'{verb}' looks at a file. Expected: {wanted}. Received: --config")
     if rest and (config_path is not None or verb != "bench"):
         raise app.UsageError(
             f"'{verb}' takes only flags here. Expected: --name=value. Received: {' '.join(rest)}"
@@ -130,6 +152,7 @@ def main(argv, config_path=None):
     if config_path is not None:
         return _run_config(verb, config_path)
     on_files = {"inspect": _inspect, "prune": _prune, "export": _export, "bench": _bench}
+    on_files |= {"explain": _explain, "predict": _predict}
     return on_files[verb](rest)
 
 
@@ -181,7 +204,8 @@ def _number(flag):
 def _required(verb, *wanted):
     missing = [f"--{flag.name}" for flag in wanted if not flag.value]
     if missing:
-        instead = "" if verb == "inspect" else ", or --config and --workdir"
+        files_only = verb in ("inspect", "explain", "predict")
+        instead = "" if files_only else ", or --config and --workdir"
         raise app.UsageError(
             f"'{verb}' lacks a flag. Expected: {', '.join(f'--{flag.name}' for flag in wanted)}"
             f"{instead}. Received: no {', '.join(missing)}"
@@ -226,12 +250,13 @@ def _prune(_):
     from tfseg_prune.pipeline import files
     from tfseg_prune.report import table
 
-    if _MACS.value is None and _PARAMS.value is None:
+    limits = {flag.name: _number(flag) for flag in (_MACS, _PARAMS, _PADDED_MACS)}
+    if not any(value is not None for value in limits.values()):
         raise app.UsageError(
-            "'prune' needs a budget. Expected: --macs or --params, such as --macs=0.5."
-            " Received: neither"
+            "'prune' needs a budget. Expected: --macs, --params or --padded_macs, such as"
+            " --macs=0.5. Received: none"
         )
-    budget = tsp.Budget(macs=_number(_MACS), params=_number(_PARAMS))
+    budget = tsp.Budget(**limits)
     scopes = dict(_scope(text) for text in _SCOPE.value)
     if scopes and _RANKING.value != "scope":
         raise app.UsageError(
@@ -282,14 +307,21 @@ def _export(_):
             " network was trained on. Received: no --images. Remedy: give them, or take"
             " --precision=dynamic, which needs none"
         )
+    if _REQUIRE_GPU.value and not _IMAGES.value:
+        raise app.UsageError(
+            "--require_gpu compares GPU and CPU. Expected: --images=FOLDER beside it, with a few"
+            " real ones. Received: no --images"
+        )
     _import_keras()
     import numpy as np
 
     import tfseg_prune as tsp
     from tfseg_prune import data, deploy
+    from tfseg_prune.data import folder
     from tfseg_prune.pipeline import files
 
     model = files.load_model(_MODEL.value)
+    labels = folder.read_classes(_CLASSES.value)[0] if _CLASSES.value else None
     images, checked = None, "not compared with the model: no --images"
     if _IMAGES.value:
         shape = model.input_shape
@@ -307,7 +339,11 @@ def _export(_):
         tail=_TAIL.value,
         grouped=_GROUPED.value,
         representative=images,
+        labels=labels,
+        scale=_SCALE.value,
+        offset=_OFFSET.value,
         images=images,
+        require_gpu=_REQUIRE_GPU.value,
     )
     if written.parity is not None:
         checked = (
@@ -317,6 +353,12 @@ def _export(_):
     print(f"Written: {_OUT.value}, {written.bytes:,} bytes, {_PRECISION.value}; {checked}")
     for line in deploy.summarised(written.lowered):
         print(f"  {line}")
+    for line in deploy.summarised(map(str, written.findings)):
+        print(f"  {line}")
+    if written.gpu is not None:
+        print(f"  GPU: {written.gpu.says}")
+    elif not written.findings:
+        print("  No rule speaks against GPU delegates; --require_gpu runs one")
 
 
 def _bench(paths):
@@ -331,6 +373,34 @@ def _bench(paths):
         _writable(_OUT, ".json")
     arguments = [*paths, f"--threads={_THREADS.value}"]
     return host.main(arguments + ([f"--json={_OUT.value}"] if _OUT.value else []))
+
+
+def _explain(_):
+    _required("explain", _TFLITE)
+    if _OVERLAY.value:
+        _writable(_OVERLAY, ".json")
+    _import_keras()
+    from tfseg_prune import atomic
+    from tfseg_prune.deploy.explain import explain
+    from tfseg_prune.report import explanation
+
+    found = explain(_TFLITE.value)
+    if _OVERLAY.value:
+        atomic.write_text(_OVERLAY.value, found.overlay())
+    if _JSON.value:
+        print(found.to_json(), end="")
+        return
+    explanation.print_explanation(found)
+    if _OVERLAY.value:
+        print(f"Written: {_OVERLAY.value}, for Model Explorer: load it as node data")
+
+
+def _predict(_):
+    from tfseg_prune.bench.predict import predict
+
+    _required("predict", _TFLITE, _IMAGE, _OUT)
+    options = {"opacity": _OPACITY.value, "threads": _THREADS.value}
+    predict(_TFLITE.value, _IMAGE.value, _OUT.value, **options)
 
 
 def console():

@@ -1,7 +1,7 @@
 import pytest
 
 from tests.deploy import nets
-from tfseg_prune.deploy import export
+from tfseg_prune.deploy import check_gpu, export
 
 
 @pytest.fixture(scope="session")
@@ -29,3 +29,12 @@ def files(model, images, tmp_path_factory):
         return written[precision, tail]
 
     return get
+
+
+@pytest.fixture(scope="session")
+def gpu(files, images):
+    """Name of the GPU that LiteRT finds; tests that need one are skipped where there is none."""
+    check = check_gpu(files(tail="logits").path, images[:1])
+    if check.status == "unavailable":
+        pytest.skip(check.says)
+    return check.driver

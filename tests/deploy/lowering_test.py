@@ -13,6 +13,8 @@ from tests.deploy import nets
 from tfseg_prune import models
 from tfseg_prune.deploy import ExportError, ParityError, check_parity, export, lower, summarised
 from tfseg_prune.graph.nodes import is_nested
+from tfseg_prune.layers.gradual_conv import GradualConv2D
+from tfseg_prune.models import erfnet_blocks
 
 layers = keras.layers
 # Wider than any network here has channels: Keras 3.15 adds the bias of a channels-first convolution
@@ -196,6 +198,17 @@ def test_the_model_is_left_as_it_was(tmp_path):
     assert lower(plain)[0] is plain, "its groups have 4 and 8 channels"
 
 
+@pytest.mark.parametrize("alpha", [0.0, 0.25])
+def test_gradual_convolutions_stay_and_say_so(alpha):
+    images = keras.Input((*SIZE, 6))
+    model = keras.Model(images, GradualConv2D(6, 3, 2, name="mix")(images))
+    model.get_layer("mix").alpha.assign(alpha)
+    for choice in ("auto", "split"):
+        lowered, log = lower(model, grouped=choice)
+        assert lowered is model and log[0].startswith("mix: a dense convolution")
+        assert ("alpha = 0.25" if alpha else "shrink the model") in log[0]
+
+
 class Scaled(layers.Conv2D):
     """A convolution whose kernel isn't what it convolves with."""
 
@@ -272,6 +285,29 @@ def erfnet(build, block):
     return nets.randomised(build(nets.CLASSES, (*nets.SIZE, 3), block=block))
 
 
+@pytest.mark.parametrize("groups", [8, pytest.param(4, marks=pytest.mark.slow)])
+def test_shuffled_groups_answer_as_keras(tmp_path, groups):
+    """A block of ERFNet's family behind a stem: 4 channels per group, or 2."""
+    keras.utils.set_random_seed(5)
+    images = keras.Input((*nets.SIZE, 3))
+    x = layers.Conv2D(16, 3, strides=4, padding="same", name="stem")(images)
+    x = erfnet_blocks.separable(
+        x,
+        "block",
+        lambda x, name: layers.BatchNormalization(name=f"{name}_bn")(x),
+        2,
+        0.0,
+        groups=groups,
+        shuffle=groups,
+    )
+    x = layers.Conv2D(nets.CLASSES, 1, name="logits")(x)
+    model = nets.randomised(keras.Model(images, x))
+    written = export(model, tmp_path / "x.tflite", images=nets.images(2), threshold=0.0)
+    assert written.ops.get("SPLIT", 0) == (0 if groups == 4 else 2)
+    assert written.parity.relative_diff < 1e-5
+
+
+@pytest.mark.slow
 def test_shuffled_groups_of_erfnet_answer_as_keras(tmp_path):
     model = erfnet(models.erfnet_encoder, "DG4S")
     written = export(model, tmp_path / "x.tflite", images=nets.images(2), threshold=0.0)

@@ -151,4 +151,6 @@ def test_export_with_images_fails_whole_or_tells_the_agreement(model, images, tm
     before = path.read_bytes()
     with pytest.raises(ParityError, match="x.tflite' was not written.*100.00%"):
         export(model, path, precision="int8", representative=images, images=images, threshold=1.0)
-    assert path.read_bytes() == before and [p.name for p in tmp_path.iterdir()] == ["x.tflite"]
+    names = sorted(found.name for found in tmp_path.iterdir())
+    assert path.read_bytes() == before and names == ["x.tflite", "x.tflite.json"]
+    written.metadata.check(path)  # the JSON, too, is still that of the file

@@ -39,12 +39,22 @@ def weights(path):
 
 def test_the_working_directory_holds_what_was_promised(finished):
     names = {path.name for path in finished.workdir.iterdir() if path.is_file()}
+    exported = [f"{name}_{precision}.tflite" for name in MODELS for precision in tiny.PRECISIONS]
     assert names == {
         *("base.keras", "small.keras", "dense.keras", "pruned.keras", "plan.json", "bench.json"),
         *("metrics.jsonl", "summary.json", "report.html"),
-        *(f"{name}_{precision}.tflite" for name in MODELS for precision in tiny.PRECISIONS),
+        *exported,
+        *(f"{name}.json" for name in exported),
     }
     assert not list(finished.workdir.glob("checkpoints/*"))
+
+
+def test_exported_files_say_what_their_classes_are(finished):
+    classes = finished.summary["dataset"]["classes"]
+    with tsp.Segmenter(finished.workdir / "pruned_int8.tflite") as segmenter:
+        labels = segmenter.metadata.labels
+        assert [{"name": one.name, "color": list(one.color)} for one in labels] == classes
+        assert segmenter(np.zeros((50, 70, 3), np.uint8)).class_map.shape == (50, 70)
 
 
 def test_the_summary_agrees_with_the_files(finished):

@@ -94,7 +94,10 @@ def measure(path, *, threads=1, xnnpack=True, runtime=None):
         reason = f"no answer in {_TIMEOUT_SECONDS} s"
     else:
         if not done.returncode:
-            return json.loads(done.stdout.splitlines()[-1])
+            found = json.loads(done.stdout.splitlines()[-1])
+            if "error" in found:
+                raise ValueError(found["error"])
+            return found
         reason = (
             f"killed by signal {-done.returncode}"
             if done.returncode < 0
@@ -107,4 +110,8 @@ def measure(path, *, threads=1, xnnpack=True, runtime=None):
 
 
 if __name__ == "__main__":
-    print(json.dumps(_measure(sys.argv[1], json.loads(sys.argv[2]))))
+    try:
+        result = _measure(sys.argv[1], json.loads(sys.argv[2]))
+    except ValueError as error:
+        result = {"error": str(error)}
+    print(json.dumps(result))

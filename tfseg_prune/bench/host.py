@@ -169,12 +169,15 @@ def time_models(
         date=datetime.datetime.now().astimezone().isoformat(timespec="seconds"), load_average=load
     )
     models = {name: pathlib.Path(path) for name, path in models.items()}
-    opened = {name: runtimes.interpreter(path, **options) for name, path in models.items()}
-    prepared = _prepare(models, opened, images, value_range, seed)
+    for path in models.values():
+        runtimes.check_file(path)
+    # Before they are opened here: a file that ends the process that runs it ends another one.
     first = {}
     for done, (name, path) in enumerate(models.items()):
         progress("open", done, len(models))
         first[name] = fresh.measure(path, **options)
+    opened = {name: runtimes.interpreter(path, **options) for name, path in models.items()}
+    prepared = _prepare(models, opened, images, value_range, seed)
 
     rng = np.random.default_rng(seed)
     warmup, samples = ({name: [] for name in models} for _ in range(2))

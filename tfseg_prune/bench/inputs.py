@@ -1,4 +1,4 @@
-"""What a timed model is fed: random numbers of its input's range, or given images."""
+"""What a model is fed: random numbers of its input's range, or images, quantised if it asks."""
 
 import numpy as np
 
@@ -59,12 +59,30 @@ def image(model, array):
             f"Invalid images. Expected: [{len(details)} inputs of] shape {shape[1:]} for this "
             f"model. Received: shape {batch.shape[1:]}."
         )
-    dtype = np.dtype(details[0]["dtype"])
+    return [quantised(batch, details[0])]
+
+
+def quantised(values, entry):
+    """Float values as a tensor takes them: in its type, and rounded to it where it is integer.
+
+    Args:
+        values: float array.
+        entry: the tensor's description, as interpreters give it.
+    """
+    dtype = np.dtype(entry["dtype"])
     if dtype.kind in "iu":
-        scale, zero = details[0]["quantization"]
+        scale, zero = entry["quantization"]
         limits = np.iinfo(dtype)
-        batch = np.clip(np.round(batch / (scale or 1.0) + zero), limits.min, limits.max)
-    return [batch.astype(dtype)]
+        values = np.clip(np.round(values / (scale or 1.0) + zero), limits.min, limits.max)
+    return values.astype(dtype)
+
+
+def dequantised(values, entry):
+    """The float32 values of a tensor; integers that are no quantised numbers stay as they are."""
+    scale, zero = entry["quantization"]
+    if not scale:
+        return values if np.issubdtype(values.dtype, np.integer) else values.astype("float32")
+    return (values.astype("float32") - zero) * np.float32(scale)
 
 
 def fill(model, arrays):

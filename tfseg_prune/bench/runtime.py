@@ -19,6 +19,9 @@ _MODULES = {
 # The other two run TFLite's flatbuffer verifier; tflite-runtime 2.14 reads out of bounds instead.
 _UNVERIFIED = "tflite_runtime"
 _PROBE_SECONDS = 120
+# How often the parts of a file may be looked at, on average; a converter's share next to none.
+_SHARED = 8
+_MOST_TABLES = 1_000_000  # as many as the verifier of the flatbuffers library takes
 
 
 @functools.cache
@@ -72,10 +75,16 @@ def describe(runtime=None):
 
 
 class _Flatbuffer:
-    """Bounds-checked reads of the flatbuffer's tables, enough to see that no part is missing."""
+    """Bounds-checked reads of the flatbuffer's tables, enough to see that no part is missing.
+
+    Tables may share parts, so that a short file can stand for a very long one: the bytes that are
+    looked at are bounded, too.
+    """
 
     def __init__(self, data):
         self.data = data
+        self.left = _SHARED * len(data)
+        self.tables_left = _MOST_TABLES
 
     def read(self, form, at):
         if not 0 <= at <= len(self.data) - struct.calcsize(form):
@@ -102,6 +111,9 @@ class _Flatbuffer:
         stop = start + 4 + size * self.read("<I", start)
         if stop > len(self.data):
             raise ValueError(f"a part ends at byte {stop} of {len(self.data)}")
+        self.left -= stop - start
+        if self.left < 0:
+            raise ValueError("its parts overlap so often that they are more than the file")
         return range(start + 4, stop, size)
 
     def table(self, at):
@@ -111,7 +123,11 @@ class _Flatbuffer:
         return table
 
     def tables(self, table, index):
-        return [self.table(at) for at in self.vector(table, index, 4)]
+        places = self.vector(table, index, 4)
+        self.tables_left -= len(places)
+        if self.tables_left < 0:
+            raise ValueError(f"it has more than {_MOST_TABLES:,} tables")
+        return [self.table(at) for at in places]
 
     def check(self):
         model = self.table(0)
@@ -121,6 +137,7 @@ class _Flatbuffer:
             for tensor in self.tables(subgraph, 0):
                 self.vector(tensor, 0, 4)
                 self.vector(tensor, 3, 1)
+                self.vector(tensor, 7, 4)
             for ports in (1, 2):
                 self.vector(subgraph, ports, 4)
             for operator in self.tables(subgraph, 3):
@@ -130,6 +147,12 @@ class _Flatbuffer:
         self.vector(model, 3, 1)
         for buffer in self.tables(model, 4):
             self.vector(buffer, 0, 1)
+            # A file beyond 2 GB keeps values behind the tables, at an offset of their own.
+            offset, size = (self.field(buffer, index) for index in (1, 2))
+            if offset is not None and size is not None:
+                stop = self.read("<Q", offset) + self.read("<Q", size)
+                if stop > len(self.data):
+                    raise ValueError(f"a part ends at byte {stop} of {len(self.data)}")
 
 
 def check_file(path):
@@ -157,24 +180,43 @@ def check_file(path):
         raise ValueError(
             f"Cannot open the model. Expected: a .tflite file. Received: {path} ({what})."
         )
-    data = path.read_bytes()
+    try:
+        data = path.read_bytes()
+    except OSError as error:
+        raise ValueError(
+            f"Cannot read the model. Expected: a .tflite file. Received: {path} ({error.strerror})."
+        ) from None
+    check_bytes(data, name=path)
+    return path
+
+
+def check_bytes(data, *, name="the file"):
+    """Checks that `data` are the bytes of a whole LiteRT file, see `check_file`.
+
+    Args:
+        data: bytes.
+        name: what the file is called in errors. Defaults to `"the file"`.
+
+    Raises:
+        ValueError: if they are not.
+    """
     if data[4:8] != b"TFL3":
         raise ValueError(
             "Not a LiteRT model. Expected: the file identifier b'TFL3' at byte 4. "
-            f"Received: {path} ({len(data)} bytes, {data[4:8]!r} there)."
+            f"Received: {name} ({len(data)} bytes, {bytes(data[4:8])!r} there)."
         )
     try:
         _Flatbuffer(data).check()
     except ValueError as error:
-        raise _broken(path, error) from None
-    return path
+        raise broken(name, len(data), error) from None
 
 
-def _broken(path, reason):
+def broken(name, size, reason):
+    """The error that says that a LiteRT file of `size` bytes is no whole one, and why."""
+    reason = str(reason) or type(reason).__name__
     return ValueError(
         "The LiteRT model is damaged or cut short. Expected: a whole .tflite file. "
-        f"Received: {path} ({path.stat().st_size} bytes; {reason}). "
-        "Remedy: export or copy it again."
+        f"Received: {name} ({size} bytes; {reason}). Remedy: export or copy it again."
     )
 
 
@@ -234,7 +276,7 @@ def interpreter(
             stat = os.stat(path)
             code = _probe(str(path.resolve()), stat.st_size, stat.st_mtime_ns)
             if code < 0:
-                raise _broken(path, f"{name} dies of signal {-code} when it opens it")
+                raise broken(path, stat.st_size, f"{name} dies of signal {-code} opening it")
     options = {"num_threads": int(threads)}
     if preserve_all_tensors:
         options["experimental_preserve_all_tensors"] = True

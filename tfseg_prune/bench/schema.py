@@ -278,7 +278,7 @@ def _parse(document, where):
         )
     fields = {key: value for key, value in document.items() if key != "schema_version"}
     problems = []
-    result = _decode(Result, fields, where, problems)
+    result = decode(Result, fields, where, problems)
     if problems:
         raise ValueError(
             f"Invalid bench result. Expected: schema version {SCHEMA_VERSION}. "
@@ -287,8 +287,18 @@ def _parse(document, where):
     return result
 
 
-def _decode(kind, value, where, problems):
-    """Turns JSON `value` into `kind`, noting in `problems` what does not fit."""
+def decode(kind, value, where, problems):
+    """Turns a JSON value into a dataclass, noting what does not fit.
+
+    Args:
+        kind: the dataclass, or the type of one of its fields.
+        value: what `json.loads` gave.
+        where: what the value is called in problems.
+        problems: list that problems are added to.
+
+    Returns:
+        The `kind`, or something useless if there were problems.
+    """
     if isinstance(kind, types.UnionType):
         if value is None:
             return None
@@ -298,7 +308,7 @@ def _decode(kind, value, where, problems):
             problems.append(f"{where} is no list")
             return ()
         item = typing.get_args(kind)[0]
-        return tuple(_decode(item, v, f"{where}[{i}]", problems) for i, v in enumerate(value))
+        return tuple(decode(item, v, f"{where}[{i}]", problems) for i, v in enumerate(value))
     if dataclasses.is_dataclass(kind):
         if not isinstance(value, dict):
             problems.append(f"{where} is no object")
@@ -311,7 +321,7 @@ def _decode(kind, value, where, problems):
         problems += [f"{where}.{key} is missing" for key in sorted(required - value.keys())]
         problems += [f"{where}.{key} is unknown" for key in sorted(value.keys() - hints.keys())]
         decoded = {
-            key: _decode(hints[key], v, f"{where}.{key}", problems)
+            key: decode(hints[key], v, f"{where}.{key}", problems)
             for key, v in value.items()
             if key in hints
         }

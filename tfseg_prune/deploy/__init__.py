@@ -1,16 +1,27 @@
 """From a Keras model to a LiteRT file, and the proof that the file answers as the model does."""
 
+from tfseg_prune.bench.segmenter import Segmenter
+from tfseg_prune.deploy.delegate import GpuCheck, check_gpu
+from tfseg_prune.deploy.explain import Explanation, explain
 from tfseg_prune.deploy.export import Export, ExportError, export
+from tfseg_prune.deploy.gpu_rules import Finding, check_rules
 from tfseg_prune.deploy.lowering import lower, summarised
 from tfseg_prune.deploy.parity import Parity, ParityError, check_parity
 from tfseg_prune.deploy.tail import with_tail
 
 __all__ = [
+    "Explanation",
     "Export",
     "ExportError",
+    "Finding",
+    "GpuCheck",
     "Parity",
     "ParityError",
+    "Segmenter",
+    "check_gpu",
     "check_parity",
+    "check_rules",
+    "explain",
     "export",
     "lower",
     "summarised",

@@ -6,13 +6,18 @@ import pathlib
 import numpy as np
 
 from tfseg_prune import atomic
-from tfseg_prune.deploy import contents, lowering, trace
+from tfseg_prune.bench import metadata as descriptions
+from tfseg_prune.deploy import contents, lowering, metadata, trace
 from tfseg_prune.deploy import images as image_sources
 from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.convert import ExportError, convert
+from tfseg_prune.deploy.delegate import GpuCheck, check_gpu
+from tfseg_prune.deploy.gpu_rules import Finding, check_rules
 from tfseg_prune.deploy.parity import Parity, ParityError, check_parity
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8")
+# So many of the images go to the GPU delegate: a software GPU takes its time.
+_GPU_IMAGES = 4
 
 
 @dataclasses.dataclass(frozen=True)
@@ -30,6 +35,11 @@ class Export:
         parity: how it compares with the model; `None`, not compared.
         lowered: what became of layers that phones need in another form, a sentence each: see
             `lower`.
+        metadata: what the JSON beside it says; `None` where the model takes no RGB images, which
+            have none.
+        findings: ops that GPU delegates refuse, get wrong or die of by the static rules, each with
+            its layer, reason and remedy: see `check_rules`. None is no proof.
+        gpu: what the delegate itself made of the file; `None`, not asked.
     """
 
     path: pathlib.Path
@@ -41,6 +51,9 @@ class Export:
     representative_images: int = 0
     parity: Parity | None = None
     lowered: tuple[str, ...] = ()
+    metadata: descriptions.Metadata | None = None
+    findings: tuple[Finding, ...] = ()
+    gpu: GpuCheck | None = None
 
 
 def export(
@@ -54,13 +67,19 @@ def export(
     io="float32",
     image_size=None,
     grouped="auto",
+    labels=None,
+    scale=1.0,
+    offset=0.0,
     images=None,
     threshold=None,
     metric=None,
+    require_gpu=False,
 ):
     """Writes a segmentation model as a LiteRT file: batch 1, built-in ops only, fixed shapes.
 
-    With `images` the file must also answer as the model does, or it is not written.
+    With `images` the file must also answer as the model does, or it is not written. A JSON beside
+    it, `segmenter.tflite.json`, tells apps what it takes and answers
+    (`tfseg_prune.bench.metadata`); `Segmenter` reads it.
 
     The precisions:
 
@@ -91,17 +110,26 @@ def export(
         grouped: what becomes of grouped convolutions, see `lower`: `"auto"`, one CONV_2D where GPU
             delegates compute it rightly, else one for each group; `"grouped"`, always one;
             `"split"`, never. Defaults to `"auto"`.
+        labels: the classes in the order of their ids, for the JSON: names, `(name, color)` pairs
+            or a data set's `classes`. Defaults to `None`, which numbers them.
+        scale, offset: the model takes `pixel * scale + offset` for pixels in [0, 255], which the
+            JSON says. Default to `1.0` and `0.0`, as the package's networks take images.
         images: real images to compare file and model on, as `check_parity` takes them. Defaults to
             `None`, not compared.
         threshold: least agreement, see `check_parity`.
         metric: see `check_parity`.
+        require_gpu: write the file only if the static rules and the GPU delegate itself, on the
+            first 4 `images`, say that it runs on GPUs, whole and rightly: see `check_gpu`. Without
+            a Vulkan GPU, which may be a software one, that is an error. Defaults to `False`: only
+            the rules are asked, and `Export.findings` holds what they say.
 
     Returns:
         `Export`.
 
     Raises:
         ValueError: if an option, the model or the representative images are not as above.
-        ExportError: if the converter cannot convert a layer (it is named).
+        ExportError: if the converter cannot convert a layer (it is named), or `require_gpu` asks
+            for what is not so.
         ParityError: if file and model agree on too few pixels; the first layer at which they
             diverge is named, and what was at `path` before stays.
 
@@ -121,15 +149,23 @@ def export(
                 f"Invalid {name}. Expected: one of {', '.join(choices)} (in {precision!r} files). "
                 f"Received: {value!r}."
             )
+    if require_gpu and images is None:
+        raise ValueError(
+            "require_gpu needs images. Expected: images=some real ones, on which GPU and CPU must "
+            "agree. Received: None."
+        )
     path = pathlib.Path(path)
     if not path.parent.is_dir() or path.is_dir():
         raise ValueError(
             f"Cannot write the file. Expected: a file name in an existing folder. Received: {path}."
         )
     wrapped = tails.with_tail(model, tail, image_size=image_size)
+    core = tails.functional(model)
+    if labels is not None or core.input_shape[-1] == 3:
+        labels = descriptions.labels_of(labels, core.output_shape[-1])
     half = [
         layer.name
-        for layer in trace.layers(tails.functional(model))
+        for layer in trace.layers(core)
         if "float16" in str(layer.compute_dtype) and layer.weights
     ]
     if half:
@@ -142,7 +178,6 @@ def export(
     seen = None
     if precision == "int8":
         seen = _representative(representative, representative_images, wrapped.input_shape[1:])
-    core = tails.functional(model)
     with lowering.left_as_it_was(core):
         lowered, log = lowering.lower(core, grouped=grouped)
         data = convert(
@@ -156,6 +191,15 @@ def export(
             f"The file would not run on delegates. Expected: built-in ops of fixed shapes. "
             f"Received: {wrong} from {model.name!r}. Remedy: no shapes that depend on the data."
         )
+    findings, gpu = check_rules(inside, lowered), None
+    if require_gpu:
+        _refuse(path, [finding for finding in findings if finding.verdict != "unknown"])
+        images = list(image_sources.batches(images))
+    told = None
+    if core.input_shape[-1] == 3:
+        told = metadata.described(
+            data, inside, lowered, tail=tail, labels=labels, scale=scale, offset=offset
+        )
     parity = None
     with atomic.replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -168,6 +212,16 @@ def export(
                 found = error.args[0].replace(str(temporary), path.name)
                 error.args = (f"'{path}' was not written. {found}",)
                 raise
+        if require_gpu:
+            first = np.concatenate([batch for batch, _ in images])[:_GPU_IMAGES]
+            gpu = check_gpu(temporary, first, model=lowered)
+            if not gpu:
+                _refuse(path, [f"{gpu.status}: {gpu.says}"])
+    beside = descriptions.beside(path)
+    if told is None:
+        beside.unlink(missing_ok=True)
+    else:
+        told.save(beside)
     return Export(
         path=path,
         bytes=len(data),
@@ -178,7 +232,20 @@ def export(
         representative_images=0 if seen is None else len(seen),
         parity=None if parity is None else dataclasses.replace(parity, path=path),
         lowered=log,
+        metadata=told,
+        findings=findings,
+        gpu=None if gpu is None else dataclasses.replace(gpu, path=path),
     )
+
+
+def _refuse(path, reasons):
+    """Raises an ExportError if there are reasons why a file is not fit for GPUs."""
+    if reasons:
+        raise ExportError(
+            f"'{path}' was not written: it is not known to run on GPUs. Expected: the GPU delegate "
+            "takes every op and answers as the CPU does (require_gpu). Received: "
+            f"{'; '.join(map(str, reasons))}"
+        )
 
 
 def _representative(source, limit, shape):

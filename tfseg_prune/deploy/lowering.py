@@ -12,6 +12,7 @@ from keras import layers, ops
 from tfseg_prune.deploy.convert import ExportError
 from tfseg_prune.graph.nodes import again, functional, is_nested, rewire, tensors_in, walk
 from tfseg_prune.graph.rules import channel_axis, is_elementwise
+from tfseg_prune.layers.gradual_conv import GradualConv2D
 
 GROUPED = ("auto", "grouped", "split")
 # GPU delegates pack channels in slices of so many and answer wrongly where a group ends inside one.
@@ -73,6 +74,8 @@ def lower(model, *, grouped="auto"):
     reads one channel. Batch normalisation and activations behind move to the parts, since the
     converter folds them into a convolution but not through a concatenation.
 
+    Gradual convolutions stay: dense ones, whose connections between groups are zeros or fading.
+
     The last layer of what takes a layer's place has that layer's name, the others begin with it.
 
     Args:
@@ -82,7 +85,7 @@ def lower(model, *, grouped="auto"):
 
     Returns:
         `(model, log)`: the model, `model` itself where nothing has to change, and a tuple of
-        sentences that say what became of each grouped convolution.
+        sentences that say what became of each grouped convolution, and of each gradual one.
 
     Raises:
         ValueError: if `grouped` is unknown.
@@ -99,7 +102,8 @@ def lower(model, *, grouped="auto"):
         raise ValueError(
             f"Invalid grouped. Expected: one of {', '.join(GROUPED)}. Received: {grouped!r}."
         )
-    table = {_grouped_convolution: grouped}  # {what decides on an operation: the user's choice}
+    # {what decides on an operation: the user's choice}
+    table = {_grouped_convolution: grouped, _gradual_convolution: None}
     found = {id(operation): (path, operation) for path, operation in _calls(model)}
     lowerings, log = {}, []
     for path, operation in found.values():
@@ -268,6 +272,21 @@ def _grouped_convolution(conv, choice):
     if ins == 1 and len(set(conv.strides)) == 1:
         return Lowering(f"{width}: one depthwise convolution", _depthwise)
     return Lowering(f"{width}: split into {conv.groups} convolutions", _split)
+
+
+def _gradual_convolution(conv, choice):
+    """The `Lowering` of a `GradualConv2D`, which says that nothing is saved yet."""
+    if not isinstance(conv, GradualConv2D):
+        return None
+    alpha = float(ops.convert_to_numpy(conv.alpha))
+    if alpha:
+        return Lowering(
+            f"a dense convolution, on its way to {conv.target_groups} groups at alpha = {alpha:.3g}"
+        )
+    return Lowering(
+        f"a dense convolution, though its {conv.target_groups} groups have faded apart: shrink the"
+        " model by a plan with groups to save them"
+    )
 
 
 def _depthwise(conv, fresh):

@@ -7,7 +7,8 @@ import pathlib
 import keras
 import numpy as np
 
-from tfseg_prune.bench import runtime
+from tfseg_prune.bench.inputs import dequantised, quantised
+from tfseg_prune.bench.sandbox import Sandbox
 from tfseg_prune.deploy import contents, trace
 from tfseg_prune.deploy import images as image_sources
 from tfseg_prune.deploy import tail as tails
@@ -79,6 +80,8 @@ def check_parity(
 ):
     """Runs a LiteRT file and its Keras model on the same images and compares what they answer.
 
+    The file runs in a process of its own, so that a broken one is an error, not the end of yours.
+
     Args:
         model: the functional `keras.Model` that was exported.
         tflite_path: path of the `.tflite` file.
@@ -108,30 +111,28 @@ def check_parity(
     0.99998
     """
     path = pathlib.Path(tflite_path)
-    with quiet():
-        opened = runtime.interpreter(path, threads=threads)
-    precision = contents.read_contents(path.read_bytes()).precision
+    precision = contents.load_contents(path).precision
     threshold = THRESHOLDS[precision] if threshold is None else threshold
     if not 0 <= threshold <= 1:
         raise ValueError(f"Invalid threshold. Expected: in [0, 1]. Received: {threshold!r}.")
-    takes, answers = opened.get_input_details()[0], opened.get_output_details()[0]
-    shape = tuple(int(side) for side in takes["shape"][1:])
-    reference = _reference(model, tail, shape, answers)
     tally, worst = _Tally(), (2.0, None)
     if metric is not None:
         metric.reset_state()
-    for batch, truth in _with_labels(images, labels):
-        image_sources.check_shape(batch, shape)
-        if metric is not None:
-            _check_labels(truth, batch)
-        with quiet():  # TensorFlow complains about each model's first batch
-            expected = reference.predict_on_batch(batch)
-        answer = np.concatenate([_run(opened, takes, answers, image) for image in batch])
-        agreements = tally.add(answer, expected)
-        lowest = int(np.argmin(agreements))
-        worst = min(worst, (agreements[lowest], batch[lowest, None]), key=lambda entry: entry[0])
-        if metric is not None:
-            metric.update_state(truth, _class_map(answer, truth.shape[1:3]))
+    with Sandbox(path, threads=threads) as opened:
+        shape = tuple(int(side) for side in opened.inputs[0]["shape"][1:])
+        reference = _reference(model, tail, shape, opened.outputs[0])
+        for batch, truth in _with_labels(images, labels):
+            image_sources.check_shape(batch, shape)
+            if metric is not None:
+                _check_labels(truth, batch)
+            with quiet():  # TensorFlow complains about each model's first batch
+                expected = reference.predict_on_batch(batch)
+            answer = np.concatenate([_run(opened, image) for image in batch])
+            agreements = tally.add(answer, expected)
+            lowest = int(np.argmin(agreements))
+            worst = min(worst, (agreements[lowest], batch[lowest, None]), key=lambda pair: pair[0])
+            if metric is not None:
+                metric.update_state(truth, _class_map(answer, truth.shape[1:3]))
     if not tally.images:
         raise ValueError("No images to compare. Expected: at least one. Received: an empty source.")
     parity = Parity(
@@ -228,17 +229,10 @@ def _check_labels(labels, images):
         )
 
 
-def _run(opened, takes, answers, image):
-    """What the interpreter answers to one image: float32 logits or an int32 class map, batch 1."""
-    trace.set_input(opened, image[None])
-    try:
-        opened.invoke()
-    except RuntimeError as error:
-        raise ValueError(
-            f"The file cannot run. Expected: a file that `export` wrote. Received: {error} Remedy: "
-            "export it again."
-        ) from None
-    return trace.dequantised(opened.get_tensor(answers["index"]), answers)
+def _run(opened, image):
+    """What the file answers to one image: float32 logits or an int32 class map, batch 1."""
+    answer = opened.run([quantised(image[None], opened.inputs[0])])[0]
+    return dequantised(answer, opened.outputs[0])
 
 
 def _class_map(answer, size=None):

@@ -6,7 +6,8 @@ import re
 import keras
 import numpy as np
 
-from tfseg_prune.bench import runtime
+from tfseg_prune.bench.inputs import dequantised, quantised
+from tfseg_prune.bench.sandbox import Sandbox
 from tfseg_prune.deploy import contents
 from tfseg_prune.deploy.quiet import quiet
 from tfseg_prune.deploy.tail import Argmax, is_graph
@@ -92,12 +93,12 @@ def first_divergence(model, path, image):
     'decoder_conv'
     """
     nodes = [n for n in _keras_nodes(model, image) if not isinstance(n.operation, Argmax)]
-    inside = contents.read_contents(path.read_bytes())
+    inside = contents.load_contents(path)
     tolerance = TOLERANCES[inside.precision]
     for index, value in _file_tensors(path, inside, image):
         for place, node in enumerate(nodes):
             is_answer = index == inside.output and place == len(nodes) - 1
-            if is_answer or _may_be(node, inside.tensors[index]):
+            if is_answer or _may_be(node, inside.names[index]):
                 error = min(_difference(value, expected) for expected in node.values)
                 if error < node.error:
                     node.error, node.tensor = error, index
@@ -107,13 +108,13 @@ def first_divergence(model, path, image):
     if not suspects:
         chain = [nodes[_steepest(nodes, tolerance)]]
     else:
-        chain = _fused(nodes, suspects[0], readers, in_order, inside.tensors)
+        chain = _fused(nodes, suspects[0], readers, in_order, inside.names)
     tensor = chain[-1].tensor
     heaviest = max(chain, key=lambda node: _weight_count(node.operation))
     return Divergence(
         layer=heaviest.name,
         fused_with=tuple(node.name for node in chain if node is not heaviest),
-        tensor=None if tensor is None else inside.tensors[tensor],
+        tensor=None if tensor is None else inside.names[tensor],
         difference=float(chain[-1].error),
         tolerance=tolerance,
         gradual=not suspects,
@@ -206,35 +207,11 @@ def _walk(model, inputs, feeds, path, nodes):
 
 def _file_tensors(path, inside, image):
     """Yields `(index, float32 value)` of all that the file computes, in its order."""
-    with quiet():
-        model = runtime.interpreter(path, preserve_all_tensors=True, xnnpack=False)
-    set_input(model, image)
-    model.invoke()
-    details = {entry["index"]: entry for entry in model.get_tensor_details()}
-    for op in inside.ops:
-        for index in op.outputs:
-            try:
-                yield index, dequantised(model.get_tensor(index), details[index])
-            except (KeyError, ValueError):
-                continue  # optimised away, or a temporary without memory of its own
-
-
-def set_input(model, image):
-    """Gives the interpreter its image, float32 of batch 1, quantised if it asks for that."""
-    entry = model.get_input_details()[0]
-    scale, zero = entry["quantization"]
-    if scale:
-        limits = np.iinfo(entry["dtype"])
-        image = np.clip(np.round(image / scale) + zero, limits.min, limits.max)
-    model.set_tensor(entry["index"], image.astype(entry["dtype"]))
-
-
-def dequantised(value, entry):
-    """The float32 values of a tensor; integers that are no quantised numbers stay as they are."""
-    scale, zero = entry["quantization"]
-    if not scale:
-        return value if np.issubdtype(value.dtype, np.integer) else value.astype("float32")
-    return (value.astype("float32") - zero) * np.float32(scale)
+    with Sandbox(path, preserve_all_tensors=True, xnnpack=False) as model:
+        model.run([quantised(image, model.inputs[0])])
+        for op in inside.ops:
+            for index, value in model.read(op.outputs).items():
+                yield index, dequantised(value, model.tensors[index])
 
 
 def _difference(value, expected):

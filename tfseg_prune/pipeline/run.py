@@ -103,7 +103,9 @@ class _Run(phases.Phases):
         keras.utils.set_random_seed(self.config.seed)
         self._train_batches()
         model = self._check_phases()
-        rounds.check(model, self.config.pruning, self.budget, seed=self.config.seed)
+        trains = rounds.check(model, self.config.pruning, self.budget, seed=self.config.seed)
+        if self.config.pretrain.fade:
+            self._check_fading(trains)
 
     @property
     def _prune_settings(self):
@@ -140,7 +142,8 @@ class _Run(phases.Phases):
         source = "base.keras"
         for number in range(1, own.rounds):
             output = f"small_{number}.keras"
-            self._round(number, f"prune_{number}", source, [f"plan_{number}.json", output])
+            stage = phases.stage_of("prune", number)
+            self._round(number, stage, source, [f"plan_{number}.json", output])
             source = output
         self._round(own.rounds, "prune", source, ["plan.json", "small.keras"])
 
@@ -177,7 +180,8 @@ class _Run(phases.Phases):
                 first, *later = [graph.PruningPlan.load(self.store.path(p)) for p in plans] + [plan]
                 for following in later:
                     first = first.followed_by(following)
-                costs = {k: [getattr(full, k), getattr(reached, k)] for k in ("macs", "params")}
+                names = ("macs", "params", "padded_macs")
+                costs = {name: [getattr(full, name), getattr(reached, name)] for name in names}
                 plan = dataclasses.replace(
                     first, budget=self.budget.asked, scores={**plan.scores, **costs}
                 )
@@ -293,6 +297,9 @@ class _Run(phases.Phases):
                 tail=own.tail,
                 representative=representative,
                 representative_images=count,
+                labels=self._dataset.classes,
+                scale=self.config.data.scale,
+                offset=self.config.data.offset,
                 images=images,
                 threshold=own.thresholds[precision],
                 metric=metric,
@@ -324,7 +331,7 @@ class _Run(phases.Phases):
                 own.thresholds[precision],
             ],
             inputs=[f"{name}.keras"],
-            outputs=[output],
+            outputs=[output, f"{output}.json"],
         )
 
     def _run_bench(self):

@@ -26,7 +26,7 @@ def _asked(plan):
         budget = {"macs": budget}
     if not isinstance(budget, dict):
         return None if budget is None else str(budget)
-    words = {"macs": "MACs", "params": "parameters"}
+    words = {"macs": "MACs", "params": "parameters", "padded_macs": "padded MACs"}
     parts = []
     for key, value in budget.items():
         if not isinstance(value, numbers.Number) or isinstance(value, bool):

@@ -1,0 +1,185 @@
+import os
+import pathlib
+import shutil
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+
+from tests.deploy import gpu_nets, nets
+from tfseg_prune.deploy import ExportError, check_gpu, export
+from tfseg_prune.deploy.contents import load_contents
+from tfseg_prune.deploy.delegate import SOFTWARE_GPU, check_gpu_files
+
+layers = keras.layers
+
+
+@pytest.fixture
+def no_gpu(tmp_path, monkeypatch):
+    """A machine whose Vulkan has no driver."""
+    folder = tmp_path / "no_gpu"
+    folder.mkdir()
+    (folder / "env.sh").write_text(f"export VK_ICD_FILENAMES='{folder}/none.json'\n")
+    monkeypatch.setenv(SOFTWARE_GPU, str(folder))
+    monkeypatch.delenv("VK_DRIVER_FILES", raising=False)
+    return folder
+
+
+def test_without_a_gpu_nothing_is_checked_and_nothing_passes(files, images, no_gpu):
+    check = check_gpu(files().path, images)
+    assert check.status == "unavailable" and not check.passed and not check
+    assert "NOT checked" in check.says and "tools/software_gpu.sh" in check.says
+    assert check.fully_accelerated is None and check.argmax_agreement is None
+
+
+def test_a_file_that_takes_too_long_is_no_pass(files, images, no_gpu):
+    check = check_gpu(files().path, images, timeout=0)
+    assert check.status == "timeout" and not check and "after 0 s" in check.says
+
+
+def test_a_folder_without_a_software_gpu_is_an_error(files, images, tmp_path, monkeypatch):
+    monkeypatch.setenv(SOFTWARE_GPU, str(tmp_path))
+    with pytest.raises(ValueError, match="no software GPU.*software_gpu.sh"):
+        check_gpu(files().path, images)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"images": []}, "No images"),
+        ({"images": nets.images(size=(16, 16))}, "do not fit the model.*32, 48, 3.*16, 16"),
+        ({"threshold": 2}, "threshold.*2"),
+    ],
+)
+def test_bad_input_is_one_clear_error(files, images, given, message):
+    given = {"images": images, **given}
+    with pytest.raises(ValueError, match=message):
+        check_gpu(files().path, given.pop("images"), **given)
+
+
+def test_a_damaged_file_is_a_clear_error(files, images, tmp_path):
+    short = tmp_path / "short.tflite"
+    short.write_bytes(files().path.read_bytes()[:5000])
+    with pytest.raises(ValueError, match="damaged or cut short"):
+        check_gpu(short, images)
+
+
+def grouped_model():
+    images = keras.Input((*nets.SIZE, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu")(images)
+    x = layers.Conv2D(8, 3, groups=4, padding="same", name="mix")(x)
+    return keras.Model(images, layers.Conv2D(5, 1, name="logits")(x))
+
+
+def test_what_must_run_on_a_gpu_and_would_not_leaves_no_file(tmp_path, no_gpu):
+    model, path = grouped_model(), tmp_path / "out" / "x.tflite"
+    path.parent.mkdir()
+    with pytest.raises(ValueError, match="require_gpu needs images"):
+        export(model, path, require_gpu=True)
+    with pytest.raises(ExportError, match="x.tflite' was not written.*mix: .*2 channels per group"):
+        export(model, path, grouped="grouped", images=nets.images(), require_gpu=True)
+    with pytest.raises(ExportError, match="x.tflite' was not written.*unavailable: .*NOT checked"):
+        export(model, path, images=nets.images(), require_gpu=True)
+    assert not list(path.parent.iterdir())
+    # Without being asked to, the rules only say so.
+    (finding,) = export(model, path, grouped="grouped").findings
+    assert finding.layer == "mix" and path.exists()
+
+
+def segmenter():
+    """Half the resolution, then a resize; what delegates take as it is."""
+    keras.utils.set_random_seed(2)
+    images = keras.Input((*nets.SIZE, 3))
+    x = layers.Conv2D(16, 3, strides=2, padding="same", use_bias=False)(images / 255)
+    x = layers.ReLU(6.0)(layers.BatchNormalization()(x))
+    y = layers.DepthwiseConv2D(3, dilation_rate=2, padding="same")(x)
+    y = layers.Activation("hard_swish")(layers.Conv2D(16, 1)(y))
+    y = layers.Conv2D(12, 3, groups=2, padding="same")(layers.Add()([x, y]))
+    pooled = layers.GlobalAveragePooling2D(keepdims=True)(y)
+    y = layers.Concatenate()([y, layers.Resizing(16, 24)(pooled), x])
+    x = layers.Conv2D(nets.CLASSES, 1, name="decoder_logits")(y)
+    x = layers.UpSampling2D(2, interpolation="bilinear")(x)
+    return nets.randomised(keras.Model(images, x, name="segmenter"))
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.parametrize("tail", ["logits", "upsampled"])
+@pytest.mark.parametrize("precision", ["float32", "float16", "dynamic", "int8"])
+def test_a_segmenter_runs_whole_and_rightly(gpu, images, tmp_path, tail, precision):
+    model, path = segmenter(), tmp_path / "x.tflite"
+    export(model, path, tail=tail, precision=precision, representative=images)
+    check = check_gpu(path, images, model=model)
+    assert check.passed and check.fully_accelerated and check.driver == gpu, check
+    assert check.images == len(images) and not check.findings and not check.left
+    assert check.first_run_seconds > check.warm_seconds > 0
+    assert check.rms_diff < {"float32": 0.01, "float16": 0.01}.get(precision, 0.1)
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_export_that_must_run_on_a_gpu_tells_what_it_saw(gpu, tmp_path):
+    images = nets.images()
+    written = export(
+        grouped_model(),
+        tmp_path / "x.tflite",
+        images=iter([images[:3], images[3:]]),
+        require_gpu=True,
+    )
+    assert written.gpu and written.gpu.images == 4 and written.gpu.path == written.path
+    assert written.parity.images == 4 and not written.findings
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_each_file_has_its_own_end(gpu, tmp_path):
+    names = ["grouped-6-6x2", "conv-bn-relu", "product-with-itself", "shuffle-rank-5"]
+    names += ["grouped-2-2x4", "argmax-8-classes"]
+    files = []
+    for name in names:
+        path = tmp_path / f"{name}.tflite"
+        files.append((path, gpu_nets.images(), gpu_nets.write(gpu_nets.CASES[name], path)))
+    checks = check_gpu_files(files, threshold=0.98)
+    expected = ["crashed", "passed", "crashed", "refused", "wrong", "passed"]
+    assert [check.status for check in checks] == expected
+    assert [bool(check) for check in checks] == [status == "passed" for status in expected]
+    assert checks[0].signal == "SIGILL" and "compiling" in checks[0].says
+    assert checks[2].signal is None and "already a consumer" in checks[2].says
+    assert [line.split(":")[0] for line in checks[3].left] == ["RESHAPE", "RESHAPE", "TRANSPOSE"]
+    assert all(check.driver == gpu for check in checks)
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_float32_leaves_no_rounding(gpu, tmp_path):
+    path = tmp_path / "x.tflite"
+    gpu_nets.write(gpu_nets.CASES["separable"], path)
+    half = check_gpu(path, gpu_nets.images(), threshold=0.9)
+    single = check_gpu(path, gpu_nets.images(), threshold=0.9, float32=True)
+    assert single.rms_diff < 1e-5 < half.rms_diff < 0.01
+    assert single.argmax_agreement == 1
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_answers_that_are_no_finite_numbers_are_wrong(gpu, files, images, tmp_path):
+    path, model = tmp_path / "broken.tflite", segmenter()
+    written = export(model, path, tail="logits")
+    tensor = load_contents(written.path).names[load_contents(written.path).ops[0].outputs[0]]
+    nets.break_weights(path, path, tensor, lambda w: np.where(np.arange(w.size) == 0, np.nan, w))
+    check = check_gpu(path, images)
+    assert check.status == "wrong" and "no finite numbers" in check.says
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.skipif(not shutil.which("apt-get"), reason="a system without apt")
+def test_software_gpu_can_be_asked_for_again(gpu, monkeypatch):
+    """The script answers with the same settings and downloads nothing."""
+    folder = os.environ.get(SOFTWARE_GPU)
+    if not folder:
+        pytest.skip(f"no {SOFTWARE_GPU}: the GPU is another one")
+    script = pathlib.Path(__file__).parents[2] / "tools" / "software_gpu.sh"
+    done = subprocess.run([script, folder], capture_output=True, text=True, timeout=5, check=True)
+    assert (pathlib.Path(folder) / "env.sh").read_text() in done.stdout and not done.stderr

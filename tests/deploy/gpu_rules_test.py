@@ -1,0 +1,165 @@
+"""Each rule about GPU delegates beside the delegate itself: neither says what the other doesn't."""
+
+import collections
+import re
+
+import keras
+import pytest
+
+from tests.deploy import gpu_nets, mutations, nets
+from tfseg_prune.deploy import check_rules, export, lower
+from tfseg_prune.deploy.contents import Contents, Op, Tensor, load_contents, read_contents
+from tfseg_prune.deploy.delegate import check_gpu_files
+
+layers = keras.layers
+STATUS = {"ok": "passed", "refused": "refused", "wrong": "wrong", "dies": "crashed"}
+# Root mean square difference over the deviation that float32 alone may make; what is quantised to
+# int8 also rounds otherwise than the CPU does.
+ROUNDING = {"float32": 1e-5, "float16": 1e-5, "dynamic": 0.02, "int8": 0.1}
+
+
+@pytest.fixture(scope="module")
+def verdicts(tmp_path_factory, gpu):
+    """`{name: (findings, GpuCheck)}` of all cases."""
+    folder = tmp_path_factory.mktemp("cases")
+    files = []
+    for name, case in gpu_nets.CASES.items():
+        path = folder / f"{name}.tflite"
+        files.append((path, gpu_nets.images(), gpu_nets.write(case, path)))
+    checks = check_gpu_files(files, float32=True, timeout=120)
+    return {check.path.stem: (check.findings, check) for check in checks}
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+@pytest.mark.parametrize("name", gpu_nets.CASES)
+def test_rule_and_delegate_agree(verdicts, name):
+    case, (findings, check) = gpu_nets.CASES[name], verdicts[name]
+    assert {finding.verdict for finding in findings} == {case.verdict} - {"ok"}, findings
+    assert check.status == STATUS[case.verdict], check
+    if case.verdict == "ok":
+        assert check.fully_accelerated and not check.left
+        if case.tail == "argmax":
+            assert check.argmax_agreement == 1
+        else:
+            assert check.rms_diff < ROUNDING[case.precision]
+    elif case.verdict == "wrong":
+        # Nothing but the numbers tells: the delegate takes every op.
+        assert check.fully_accelerated
+        assert check.argmax_agreement < 0.99 if case.tail == "argmax" else check.rms_diff > 0.2
+    elif case.verdict == "refused":
+        assert check.fully_accelerated is False
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_every_op_that_is_refused_for_its_name_or_version_is_refused(verdicts):
+    """And the delegate gives the same reason."""
+    reasons = {
+        "space-to-batch": "SPACE_TO_BATCH_ND: Operation is not supported",
+        "arg-min": "ARG_MIN: Operation is not supported",
+        "broadcast-to": "BROADCAST_TO: Operation is not supported",
+        "l2-normalize": "L2_NORMALIZATION: Operation is not supported",
+        "response-norm": "LOCAL_RESPONSE_NORMALIZATION: Operation is not supported",
+        "log-softmax": "LOG_SOFTMAX: Operation is not supported",
+        "conv-3d": "CONV_3D: Operation is not supported",
+        "transposed-bias-relu": "TRANSPOSE_CONV: Max version supported: 3",
+        "shuffle-rank-5": "RESHAPE: Tensor dimensions must be less than 5",
+        "argmax-int64": "ARG_MAX: Tensor type(INT64) is not supported",
+        "add-three": "ADD_N: ADD_N only supports 2 inputs",
+        "largest-of-itself": "MAXIMUM: No support of few identical inputs",
+        "slice-drops-axis": "STRIDED_SLICE: Slice does not support shrink_axis_mask",
+        "slice-backwards": "STRIDED_SLICE: Reverse slices are not supported",
+        "pad-symmetric": "MIRROR_PAD: Only Reflective padding is supported",
+        "gather-by-table": "GATHER: Only support 1D indices",
+        "number-without-dimensions": "has bad input dims size: 0",
+        "select-broadcasts": "SELECT_V2: Cond must be",
+    }
+    for name, reason in reasons.items():
+        assert any(reason in line for line in verdicts[name][1].left), (name, verdicts[name][1])
+        ops = {line.split(":")[0] for line in verdicts[name][1].left}
+        assert {finding.op for finding in verdicts[name][0]} <= ops, name
+
+
+def convolution(ins, outs, groups):
+    """The contents of a file of one grouped convolution."""
+
+    def tensor(name, shape, size=0):
+        return Tensor(name, shape, "FLOAT32", 0, size, False)
+
+    return Contents(
+        ops=(Op("CONV_2D", (0, 1), (2,)),),
+        tensors=(
+            tensor("images", (1, 9, 9, ins * groups)),
+            tensor("kernel", (outs * groups, 3, 3, ins), size=1),
+            tensor("net_1/mix_1/convolution", (1, 9, 9, outs * groups)),
+        ),
+        inputs=(0,),
+        outputs=(2,),
+        precision="float32",
+    )
+
+
+def test_what_lowering_leaves_grouped_is_what_the_rule_lets_pass():
+    for ins in (1, 2, 4, 6, 8):
+        for outs in (1, 4, 6):
+            images = keras.Input((9, 9, 2 * ins))
+            mix = layers.Conv2D(2 * outs, 3, groups=2, padding="same", name="mix")
+            _, (said,) = lower(keras.Model(images, mix(images)))
+            findings = check_rules(convolution(ins, outs, 2))
+            # A group of one channel each way is a depthwise convolution, whatever it is called.
+            assert (not findings) == ("one grouped" in said or ins == outs == 1), (ins, outs, said)
+
+
+def test_findings_name_the_keras_layer_the_reason_and_the_remedy(tmp_path):
+    images = keras.Input((*nets.SIZE, 8), name="pixels")
+    x = layers.Conv2D(8, 3, groups=4, use_bias=False, padding="same", name="mix")(images)
+    x = layers.ReLU(name="mix_relu")(layers.BatchNormalization(name="mix_norm")(x))
+    inner = keras.Model(images, layers.UpSampling2D(2, name="enlarge")(x), name="inner")
+    x = layers.Conv2D(4, 1, groups=2, name="bare")(inner(images))
+    x = layers.ReLU(name="last_relu")(x)[:, ::-1]
+    model = keras.Model(images, layers.Conv2D(5, 1, name="logits")(x))
+    written = export(model, tmp_path / "x.tflite", grouped="grouped")
+    mix, *enlarge, bare, backwards = written.findings
+    assert (mix.layer, mix.op, mix.verdict) == ("mix", "CONV_2D", "wrong")
+    assert str(mix).startswith("mix: GPU delegates get wrong CONV_2D of 2 channels per group; ")
+    assert "grouped='auto'" in mix.remedy
+    assert {(f.layer, f.verdict) for f in enlarge} <= {("enlarge", "refused")}
+    assert (bare.layer, bare.op) == ("bare", "CONV_2D")
+    assert backwards.op == "STRIDED_SLICE" and backwards.layer == "behind bare"
+    # Without the model the file's own names serve.
+    first = check_rules(load_contents(written.path))[0]
+    assert "mix" in first.layer and (first.op, first.index) == (mix.op, mix.index)
+
+
+def test_senseless_files_are_one_clear_error(files):
+    names = (("float32", "upsampled"), ("int8", "argmax"), ("float16", "logits"))
+    sources = [mutations.Source("_".join(n), files(*n).path.read_bytes()) for n in names]
+    outcomes = collections.Counter()
+    for seed in range(150):
+        *_, data = mutations.draw(seed, sources)
+        try:
+            inside = read_contents(data)
+        except ValueError:
+            continue
+        try:
+            check_rules(inside)
+            outcomes["read"] += 1
+        except ValueError as error:
+            assert re.search("makes no sense. Expected: .*Received: ", str(error))
+            outcomes["refused"] += 1
+    assert outcomes["read"] > 5 and outcomes["refused"]
+
+
+def test_ops_that_nobody_tried_are_no_pass():
+    inside = convolution(4, 4, 2)
+    strange = Contents(
+        ops=(Op("CUSTOM Sparkle", (0, 1), (2,)),),
+        tensors=inside.tensors,
+        inputs=(0,),
+        outputs=(2,),
+        precision="float32",
+    )
+    assert not check_rules(inside)
+    (finding,) = check_rules(strange)
+    assert finding.verdict == "unknown" and "check_gpu" in finding.remedy

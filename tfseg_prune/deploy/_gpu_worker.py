@@ -1,0 +1,165 @@
+"""What the process of `check_gpu` does: runs files on the GPU and on the CPU, and compares.
+
+Neither Keras nor TensorFlow is imported here. The process may die of any file, hence the notes: of
+job k, `k.stage` says what it was at, `k.log` what the libraries print, and `k.json` what came out.
+"""
+
+import contextlib
+import json
+import os
+import pathlib
+import sys
+import time
+
+import numpy as np
+
+from tfseg_prune.bench import inputs, runtime
+
+_LEAST_RUNS = 4
+
+
+def main(folder):
+    with contextlib.suppress(ImportError, ValueError, OSError):
+        import resource
+
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+    jobs = json.loads((folder / "jobs.json").read_text())
+    for number, job in enumerate(jobs):
+        note = folder / f"{number}.stage"
+        if note.exists():
+            continue  # an earlier process got there and died of it, or went on
+        log = os.open(folder / f"{number}.log", os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+        for stream in (1, 2):
+            os.dup2(log, stream)
+        os.close(log)
+        found = _check(job, np.load(job["images"]), note.write_text)
+        unfinished = folder / f"{number}.unfinished"
+        unfinished.write_text(json.dumps(found))
+        unfinished.replace(folder / f"{number}.json")
+
+
+def _check(job, images, at):
+    """Runs one job; returns what came out, ready for JSON."""
+    at("starting")
+    try:
+        gpu = _Gpu(job["path"], job["float32"], at)
+    except ImportError as error:
+        return {"missing": str(error)}
+    except (RuntimeError, ValueError) as error:
+        return {"refused": str(error)}
+    try:
+        return _compare(gpu, job["path"], images, at)
+    except (RuntimeError, ValueError) as error:
+        return {"error": str(error)}
+
+
+def _compare(gpu, path, images, at):
+    at("opening the file on the CPU")
+    cpu = runtime.interpreter(path, runtime="ai_edge_litert", check=False)
+    answers = cpu.get_output_details()[0]
+    tally = _Tally(answers)
+    seconds = []
+    # The first run is timed apart, and one image alone gives no warm time.
+    for image in [*images, *([images[0]] * max(0, _LEAST_RUNS - len(images)))]:
+        given = inputs.image(cpu, image)
+        at("running the file on the GPU")
+        answer, took = gpu.run(given[0])
+        seconds.append(took)
+        if len(seconds) > len(images):
+            continue
+        at("running the file on the CPU")
+        inputs.fill(cpu, given)
+        cpu.invoke()
+        expected = cpu.get_tensor(answers["index"])
+        tally.add(answer.reshape(expected.shape), expected)
+    return {
+        "fully_accelerated": gpu.fully_accelerated,
+        "first_run_seconds": gpu.compile_seconds + seconds[0],
+        "warm_seconds": float(np.median(seconds[1:])),
+        **tally.figures(),
+    }
+
+
+class _Gpu:
+    """A file on the GPU accelerator alone: with the CPU beside it, what it refuses goes there."""
+
+    def __init__(self, path, float32, at):
+        from ai_edge_litert import compiled_model, gpu_options, hardware_accelerator, options
+
+        at("compiling the file for the GPU")
+        started = time.perf_counter()
+        self._model = compiled_model.CompiledModel.from_file(
+            path,
+            options=options.Options(
+                hardware_accelerators=hardware_accelerator.HardwareAccelerator.GPU,
+                gpu_options=gpu_options.GpuOptions(enforce_f32=float32),
+            ),
+        )
+        self._inputs = self._model.create_input_buffers(0)
+        self._outputs = self._model.create_output_buffers(0)
+        self.compile_seconds = time.perf_counter() - started
+        self.fully_accelerated = self._model.is_fully_accelerated()
+        details = self._outputs[0].get_tensor_details()
+        self._count, self._type = int(np.prod(details["shape"])), np.dtype(details["dtype"])
+
+    def run(self, image):
+        """Returns the first answer, flat, and the seconds that it took."""
+        started = time.perf_counter()
+        self._inputs[0].write(image)
+        self._model.run_by_index(0, self._inputs, self._outputs)
+        answer = self._outputs[0].read(self._count, self._type)  # waits for the GPU
+        return answer, time.perf_counter() - started
+
+
+class _Tally:
+    """Running figures of what the GPU answers beside what the CPU does."""
+
+    def __init__(self, answers):
+        self._answers = answers
+        self._finite, self._pixels, self._agreeing = True, 0, 0
+        self._largest = self._magnitude = 0.0
+        self._squares = self._sum = self._squared = self._count = 0.0
+
+    def add(self, answer, expected):
+        is_map = np.issubdtype(expected.dtype, np.integer) and expected.ndim < 4
+        if is_map:
+            same = answer == expected
+        else:
+            answer, expected = (
+                inputs.dequantised(values, self._answers).astype("float64")
+                for values in (answer, expected)
+            )
+            finite = np.isfinite(answer) & np.isfinite(expected)
+            self._finite &= bool(finite.all())
+            gap = np.where(finite, answer - expected, 0.0)
+            expected = np.where(finite, expected, 0.0)
+            self._largest = max(self._largest, float(np.abs(gap).max()))
+            self._magnitude = max(self._magnitude, float(np.abs(expected).max()))
+            self._squares += float(np.square(gap).sum())
+            self._sum += float(expected.sum())
+            self._squared += float(np.square(expected).sum())
+            self._count += expected.size
+            same = (answer.argmax(-1) == expected.argmax(-1)) & finite.all(-1)
+        self._pixels += same.size
+        self._agreeing += int(same.sum())
+
+    def figures(self):
+        found = {
+            "finite": self._finite,
+            "argmax_agreement": self._agreeing / self._pixels,
+        }
+        if self._count:
+            mean = self._sum / self._count
+            deviation = max(self._squared / self._count - mean**2, 0.0) ** 0.5
+            found |= {
+                "max_abs_diff": self._largest,
+                "relative_diff": self._largest / (self._magnitude or 1.0),
+                # A constant has no deviation: its magnitude serves.
+                "rms_diff": (self._squares / self._count) ** 0.5
+                / (deviation or self._magnitude or 1.0),
+            }
+        return found
+
+
+if __name__ == "__main__":
+    main(pathlib.Path(sys.argv[1]))

@@ -1,0 +1,335 @@
+"""Runs a LiteRT file on the GPU delegate itself, in a process that may die, and compares."""
+
+import dataclasses
+import json
+import os
+import pathlib
+import re
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+
+import numpy as np
+
+from tfseg_prune.deploy import contents
+from tfseg_prune.deploy import images as image_sources
+from tfseg_prune.deploy.gpu_rules import Finding, check_rules
+from tfseg_prune.deploy.parity import THRESHOLDS as _PARITY
+
+# Environment variable with the folder of a software GPU.
+SOFTWARE_GPU = "TFSEG_PRUNE_SOFTWARE_GPU"
+# Least share of pixels whose class must agree with the CPU's. Delegates compute in float16 and
+# unpack int8, which rounds otherwise than the CPU does.
+THRESHOLDS = {**_PARITY, "float32": 0.995, "float16": 0.995}
+# Most root mean square difference to the CPU's answer over its deviation. Rounding stays well
+# below; what delegates get wrong differs by 0.2 to 1.4.
+TOLERANCES = {"float32": 0.05, "float16": 0.05, "dynamic": 0.1, "int8": 0.2}
+_POLL_SECONDS = 0.02
+
+
+@dataclasses.dataclass(frozen=True)
+class GpuCheck:
+    """What the GPU delegate made of a file. True where it took all of it and answered rightly.
+
+    Args:
+        path: the file.
+        status: `"passed"`; `"refused"`, ops are left to the CPU; `"wrong"`, it answers otherwise
+            than the CPU; `"crashed"` or `"timeout"`, the process that ran it died or was ended;
+            `"unavailable"`, there is no GPU to try it on and **nothing was checked**.
+        says: what happened, in a sentence or two.
+        findings: of the static rules, see `check_rules`.
+        left: ops that the delegate leaves to the CPU, each with its reason.
+        signal: name of the signal that ended the process, such as `"SIGILL"`.
+        driver: name of the GPU; llvmpipe is Mesa's software one.
+        fully_accelerated: whether the delegate took every op; `None`, unknown.
+        images: how many were compared.
+        argmax_agreement: share of their pixels at which GPU and CPU answer the same class.
+        max_abs_diff: largest difference of any logit; `None` for a class map.
+        relative_diff: `max_abs_diff` over the largest absolute logit of the CPU.
+        rms_diff: root mean square difference over the standard deviation of the CPU's logits.
+        first_run_seconds: from opening the file to the first answer: shaders are compiled, unless
+            the driver has them in its cache.
+        warm_seconds: median of the runs behind. On a software GPU neither says anything about
+            phones.
+    """
+
+    path: pathlib.Path
+    status: str
+    says: str
+    findings: tuple[Finding, ...] = ()
+    left: tuple[str, ...] = ()
+    signal: str | None = None
+    driver: str | None = None
+    fully_accelerated: bool | None = None
+    images: int = 0
+    argmax_agreement: float | None = None
+    max_abs_diff: float | None = None
+    relative_diff: float | None = None
+    rms_diff: float | None = None
+    first_run_seconds: float | None = None
+    warm_seconds: float | None = None
+
+    @property
+    def passed(self):
+        """Whether the delegate ran all of the file and answered as the CPU does."""
+        return self.status == "passed"
+
+    def __bool__(self):
+        return self.passed
+
+    def __str__(self):
+        return "\n".join([f"{self.status}: {self.says}", *map(str, self.findings)])
+
+
+def check_gpu(tflite, images, *, model=None, threshold=None, float32=False, timeout=900):
+    """Runs a LiteRT file on the GPU delegate alone and compares its answers with the CPU's.
+
+    The delegate is that of the ai-edge-litert wheel, ML Drift through WebGPU: the code base of the
+    phones' delegates, so that its refusals and its numbers are theirs. Its speed is not: on a
+    software GPU seconds say nothing about phones. It runs in a process of its own, since some files
+    end it. The GPU is that of the machine, or where the environment variable
+    `TFSEG_PRUNE_SOFTWARE_GPU` names a folder that `tools/software_gpu.sh` made, the software one.
+
+    Args:
+        tflite: path of the `.tflite` file, of one input `[1, height, width, channels]`.
+        images: real images as the network takes them: an array or an iterable of batches, alone or
+            in `(images, labels)` tuples. A few suffice.
+        model: the `keras.Model` that became the file, for its layers' names. Defaults to `None`.
+        threshold: least argmax agreement, in [0, 1]. Defaults to `None`: 0.995 for float files,
+            0.98 for dynamic range, 0.9 for int8.
+        float32: compute in float32, in place of the delegate's own choice, float16 where the GPU
+            has it: what differs then is no rounding. Defaults to `False`.
+        timeout: seconds after which the process is ended. Defaults to `900`.
+
+    Returns:
+        `GpuCheck`, true only where the delegate took every op and answered as the CPU does. Without
+        a GPU its status is `"unavailable"`, which is no pass.
+
+    Raises:
+        ValueError: if the file is missing, damaged or no LiteRT file, or does not run on the CPU;
+            if the images are none or do not fit; if `TFSEG_PRUNE_SOFTWARE_GPU` names no such
+            folder.
+
+    Example:
+
+    >>> check = check_gpu("segmenter.tflite", images)  # doctest: +SKIP
+    >>> check.passed, check.argmax_agreement, check.driver  # doctest: +SKIP
+    (True, 0.9994, 'llvmpipe (LLVM 15.0.6, 256 bits)')
+    """
+    options = {"threshold": threshold, "float32": float32, "timeout": timeout}
+    (check,) = check_gpu_files([(tflite, images, model)], **options)
+    return check
+
+
+def check_gpu_files(files, *, threshold=None, float32=False, timeout=900):
+    """As `check_gpu`, for several files in few processes: a new one only where one dies.
+
+    Args:
+        files: `(path, images, model or None)` tuples.
+        threshold, float32, timeout: see `check_gpu`; the time is each file's.
+
+    Returns:
+        List of `GpuCheck`.
+
+    Raises:
+        ValueError: see `check_gpu`.
+    """
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"Invalid threshold. Expected: in [0, 1]. Received: {threshold!r}.")
+    opened = [(path, contents.load_contents(path), model) for path, _, model in files]
+    with tempfile.TemporaryDirectory() as folder:
+        folder = pathlib.Path(folder)
+        jobs, counts = [], []
+        for number, ((path, source, _), (_, inside, _)) in enumerate(zip(files, opened)):
+            taken = _images(source, inside, path)
+            np.save(folder / f"{number}.npy", taken)
+            counts.append(len(taken))
+            images = str(folder / f"{number}.npy")
+            jobs.append({"path": str(path), "images": images, "float32": float32})
+        (folder / "jobs.json").write_text(json.dumps(jobs))
+        ends = _run(folder, len(jobs), timeout)
+        return [
+            _verdict(
+                _Traces(folder, number),
+                ends.get(number),
+                timeout=timeout,
+                threshold=THRESHOLDS[inside.precision] if threshold is None else threshold,
+                tolerance=TOLERANCES[inside.precision],
+                path=pathlib.Path(path),
+                images=counts[number],
+                findings=check_rules(inside, model),
+            )
+            for number, (path, inside, model) in enumerate(opened)
+        ]
+
+
+def _images(source, inside, path):
+    shape = inside.tensors[inside.inputs[0]].shape
+    if len(inside.inputs) != 1 or len(shape) != 4 or shape[0] != 1:
+        raise ValueError(
+            "The file takes no images. Expected: one input [1, height, width, channels]. Received: "
+            f"{[inside.tensors[i].shape for i in inside.inputs]} in {path}."
+        )
+    taken = []
+    for batch, _ in image_sources.batches(source):
+        image_sources.check_shape(batch, shape[1:])
+        taken.append(batch)
+    if not sum(map(len, taken)):
+        raise ValueError("No images to compare. Expected: at least one. Received: an empty source.")
+    return np.concatenate(taken)
+
+
+def _environment():
+    root = str(pathlib.Path(__file__).resolve().parents[2])
+    paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
+    environment = {**os.environ, "PYTHONPATH": paths}
+    folder = os.environ.get(SOFTWARE_GPU)
+    if folder:
+        settings = pathlib.Path(folder) / "env.sh"
+        if not settings.is_file():
+            raise ValueError(
+                f"{SOFTWARE_GPU} names no software GPU. Expected: the folder that "
+                f"tools/software_gpu.sh made. Received: {folder}, which holds no env.sh. Remedy: "
+                "run tools/software_gpu.sh with that folder."
+            )
+        environment |= re.findall(r"^export (\w+)='(.*)'$", settings.read_text(), re.MULTILINE)
+    return environment
+
+
+def _run(folder, count, timeout):
+    """Runs all jobs in `folder`; returns {number of a job that ended its process: exit code}."""
+    environment, ends = _environment(), {}
+    # The worker is no module: importing this package's rooms would import Keras.
+    worker = str(pathlib.Path(__file__).with_name("_gpu_worker.py"))
+    while True:
+        with open(folder / "process.log", "w", encoding="utf-8") as log:
+            process = subprocess.Popen(
+                [sys.executable, "-P", worker, str(folder)],
+                env=environment,
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=log,
+            )
+        try:
+            late = _wait(process, folder, timeout)
+        finally:
+            process.kill()
+            process.wait()
+        if not process.returncode and not late:
+            return ends
+        # Jobs run in order; those that ended a process are passed over.
+        waiting = [k for k in range(count) if k not in ends]
+        fatal = next((k for k in waiting if not (folder / f"{k}.json").exists()), None)
+        if fatal is None:
+            return ends
+        started = folder / f"{fatal}.stage"
+        if not started.exists() and not late:
+            last = (folder / "process.log").read_text(errors="replace").strip().splitlines()
+            raise RuntimeError(
+                "The process that runs the GPU delegate can't start. Expected: it does. Received: "
+                f"status {process.returncode}: {(last or ['no message'])[-1]}"
+            )
+        started.touch()
+        ends[fatal] = "timeout" if late else process.returncode
+
+
+def _wait(process, folder, timeout):
+    """Waits for the process' end; true if one job took longer than `timeout` seconds."""
+    done, since = -1, 0.0
+    while process.poll() is None:
+        finished = len(list(folder.glob("*.json")))
+        if finished != done:
+            done, since = finished, time.monotonic()
+        if time.monotonic() - since > timeout:
+            return True
+        time.sleep(_POLL_SECONDS)
+    return False
+
+
+class _Traces:
+    """What the process left of one job."""
+
+    def __init__(self, folder, number):
+        def read(kind):
+            path = folder / f"{number}.{kind}"
+            return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+
+        self.stage, self.log = read("stage"), read("log")
+        self.found = json.loads(read("json") or "{}")
+        adapter = re.search(r"Selected adapter: (.*?), arch=", self.log)
+        self.driver = adapter and adapter[1]
+        list_of_ops = re.search(
+            r"not supported by GPU delegate:\n(.*?)\n\d+ operations will run", self.log, re.DOTALL
+        )
+        # DEQUANTIZE of weights is listed without a reason where another op is refused.
+        lines = list_of_ops[1].splitlines() if list_of_ops else []
+        self.left = tuple(dict.fromkeys(line.strip() for line in lines if line[-2:] != ": "))
+        # The worst that the libraries have to say: a failed check before an error.
+        for level in "FE":
+            complaint = re.search(rf"^{level}\d{{4}} .*?\] (.*)$", self.log, re.MULTILINE)
+            if complaint:
+                break
+        self.complaint = f" It complains: {complaint[1]}" if complaint else ""
+
+    def why_not(self):
+        """Why there is no GPU."""
+        missing = re.search(r"Couldn't load Vulkan: (.*)|(No adapters found)", self.log)
+        return self.found.get("missing") or (missing and (missing[1] or missing[2])) or "none found"
+
+
+def _verdict(traces, end, *, timeout, threshold, tolerance, **known):
+    """The `GpuCheck` of one job.
+
+    Args:
+        traces: its `_Traces`.
+        end: how the process ended at it: an exit code, `"timeout"`, or `None`, it went on.
+        timeout, threshold, tolerance: limits.
+        known: fields of the `GpuCheck`.
+    """
+    found = traces.found
+    known |= {"left": traces.left, "driver": traces.driver}
+    if end == "timeout":
+        says = f"the process was still {traces.stage or 'starting'} after {timeout} s"
+        return GpuCheck(status="timeout", says=says, **known)
+    if traces.driver is None and "error" not in found:
+        return GpuCheck(status="unavailable", says=_unavailable(traces, end), **known)
+    if end is not None:
+        name = signal.Signals(-end).name if end < 0 else None
+        how = name or f"exit status {end}"
+        says = f"the process died {traces.stage}, of {how}.{traces.complaint}"
+        return GpuCheck(status="crashed", says=says, signal=name, **known)
+    if "error" in found:
+        raise ValueError(
+            "The file can't be checked. Expected: one that runs on the CPU. Received: "
+            f"{known['path']}: {found['error']}"
+        )
+    if "refused" in found:
+        reasons = "; ".join(traces.left) or found["refused"].split("└ ")[-1].strip()
+        says = f"the delegate leaves ops to the CPU: {reasons}"
+        return GpuCheck(status="refused", says=says, fully_accelerated=False, **known)
+    finite = found.pop("finite")
+    known |= found
+    agreement, rms = found["argmax_agreement"], found.get("rms_diff", 0.0)
+    told = f"{agreement:.3%} of the pixels get the CPU's class on {known['images']} images"
+    if "rms_diff" in found:
+        told += f", logits differ by {rms:.2g} of their deviation"
+    if not found["fully_accelerated"]:
+        return GpuCheck(status="refused", says=f"not every op is accelerated; {told}", **known)
+    if not finite or agreement < threshold or rms > tolerance:
+        told += "" if finite else ", and some are no finite numbers"
+        says = f"{told}. Expected: {threshold:.1%} and at most {tolerance:g}.{traces.complaint}"
+        return GpuCheck(status="wrong", says=says, **known)
+    return GpuCheck(status="passed", says=f"fully accelerated; {told} ({traces.driver})", **known)
+
+
+def _unavailable(traces, end):
+    why = traces.why_not() if end is None else f"its driver ends the process ({end})"
+    return (
+        f"there is no Vulkan GPU that LiteRT can use ({' '.join(str(why).split())}). NOT checked: "
+        "whether the delegate takes every op, whether its answers are right, whether it crashes. "
+        "Remedy: a Vulkan driver, or without a GPU `tools/software_gpu.sh FOLDER` (Mesa's, 25.0.7 "
+        "or later) and "
+        f"{SOFTWARE_GPU}=FOLDER in the environment."
+    )
