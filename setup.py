@@ -32,7 +32,10 @@ setuptools.setup(
         "tensorflow>=2.21.0",  # the LiteRT converter, and the default backend
     ],
     extras_require={
-        "tfmot": ["tensorflow-model-optimization>=0.8.1"],
+        # int8 by the other quantizer, and mixed precision.
+        "quantizer": ["ai-edge-quantizer>=0.10.0"],
+        # Quantisation-aware training, on a tf_keras copy.
+        "tfmot": ["tensorflow-model-optimization>=0.8.1", "tf-keras>=2.21.0"],
         # A Linux board that only times files: `pip install --no-deps tfseg-prune` beside these two.
         # tflite-runtime 2.14 cannot work with numpy 2, hence an environment of its own.
         "edge": ["tflite-runtime>=2.14.0; python_version < '3.12'"],

@@ -36,6 +36,7 @@ _HOMES = {
     "evaluate": "tfseg_prune.training",
     "export": "tfseg_prune.deploy",
     "fit": "tfseg_prune.training",
+    "fit_quantised": "tfseg_prune.training",
     "inspect": "tfseg_prune.graph",
     "masked_twin": "tfseg_prune.graph",
     "models": None,

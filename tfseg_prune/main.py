@@ -77,8 +77,22 @@ _FOLD = flags.DEFINE_enum(
 _PRECISION = flags.DEFINE_enum(
     "precision",
     "float32",
-    ["float32", "float16", "dynamic", "int8"],
-    "export: float32, float16, dynamic, int8.",
+    ["float32", "float16", "dynamic", "int8", "int8x16", "mixed"],
+    "export: float32, float16, dynamic, int8, int8x16 (int16 activations), mixed (int8, but for the"
+    " layers that it hurts most).",
+)
+_QUANTIZER = flags.DEFINE_enum(
+    "quantizer",
+    None,
+    ["converter", "ai_edge"],
+    "export: what sets the integers of int8 and int8x16: TensorFlow's converter or"
+    " ai-edge-quantizer.",
+)
+_MAX_LOSS = flags.DEFINE_float(
+    "max_loss",
+    0.01,
+    "export, with --precision=mixed: share of the pixels of --images that may change their class.",
+    lower_bound=0.0,
 )
 _TAIL = flags.DEFINE_enum(
     "tail",
@@ -110,8 +124,8 @@ _OWN_FLAGS = {
     "inspect": (_MODEL, _OUT, _JSON),
     "prune": (_MODEL, _OUT, _PLAN, _MACS, _PARAMS, _PADDED_MACS, _CRITERION, _RANKING, _SCOPE)
     + (_ALIGN, _FLOOR, _EXCLUDE, _SEED, _FOLD),
-    "export": (_MODEL, _OUT, _PRECISION, _TAIL, _GROUPED, _IMAGES, _SCALE, _OFFSET)
-    + (_CLASSES, _REQUIRE_GPU),
+    "export": (_MODEL, _OUT, _PRECISION, _QUANTIZER, _MAX_LOSS, _TAIL, _GROUPED, _IMAGES, _SCALE)
+    + (_OFFSET, _CLASSES, _REQUIRE_GPU),
     "bench": (_OUT, _THREADS),
     "explain": (_TFLITE, _JSON, _OVERLAY),
     "predict": (_TFLITE, _IMAGE, _OUT, _OPACITY, _THREADS),
@@ -301,11 +315,11 @@ def _scope(text):
 def _export(_):
     _required("export", _MODEL, _OUT)
     _writable(_OUT, ".tflite")
-    if _PRECISION.value == "int8" and not _IMAGES.value:
+    if _PRECISION.value in ("int8", "int8x16", "mixed") and not _IMAGES.value:
         raise app.UsageError(
-            "int8 needs to see images. Expected: --images=FOLDER with some 100 of those that the"
-            " network was trained on. Received: no --images. Remedy: give them, or take"
-            " --precision=dynamic, which needs none"
+            f"{_PRECISION.value} needs to see images. Expected: --images=FOLDER with some 100 of"
+            " those that the network was trained on. Received: no --images. Remedy: give them, or"
+            " take --precision=dynamic, which needs none"
         )
     if _REQUIRE_GPU.value and not _IMAGES.value:
         raise app.UsageError(
@@ -336,6 +350,8 @@ def _export(_):
         model,
         _OUT.value,
         precision=_PRECISION.value,
+        quantizer=_QUANTIZER.value,
+        max_loss=_MAX_LOSS.value,
         tail=_TAIL.value,
         grouped=_GROUPED.value,
         representative=images,
@@ -351,6 +367,9 @@ def _export(_):
             f" {written.parity.images} images"
         )
     print(f"Written: {_OUT.value}, {written.bytes:,} bytes, {_PRECISION.value}; {checked}")
+    if written.mixed is not None:
+        kept = ", ".join(written.mixed.float_layers) or "none"
+        print(f"  in float: {kept}; {written.mixed.loss:.3%} of the pixels change")
     for line in deploy.summarised(written.lowered):
         print(f"  {line}")
     for line in deploy.summarised(map(str, written.findings)):

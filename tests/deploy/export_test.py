@@ -47,9 +47,7 @@ def test_signature_has_speaking_names(files):
 
 @pytest.mark.parametrize("io", ["float32", "int8", "uint8"])
 def test_int8_input_and_output_types(model, images, tmp_path, io):
-    written = export(
-        model, tmp_path / "x.tflite", precision="int8", representative=images, io=io
-    )
+    written = export(model, tmp_path / "x.tflite", precision="int8", representative=images, io=io)
     opened = runtime.interpreter(written.path)
     for entry in (*opened.get_input_details(), *opened.get_output_details()):
         assert entry["dtype"] == np.dtype(io)
@@ -132,10 +130,13 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeyp
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"precision": "fp16"}, "precision.*float32, float16, dynamic, int8.*'fp16'"),
+        (
+            {"precision": "fp16"},
+            "precision.*float32, float16, dynamic, int8, int8x16, mixed.*'fp16'",
+        ),
         ({"tail": "softmax"}, "tail.*'softmax'"),
         ({"io": "int8"}, "io.*'float32' files.*'int8'"),
-        ({"precision": "int8"}, "needs to see images.*None.*Remedy"),
+        ({"precision": "int8"}, "need to see images.*None.*Remedy"),
         ({"precision": "int8", "representative": []}, "No representative images"),
         ({"precision": "int8", "representative": [np.zeros((1, 8, 8, 3))]}, "32, 48, 3.*8, 8, 3"),
         ({"precision": "int8", "representative": np.full((32, 48, 3), np.nan)}, "finite"),

@@ -10,7 +10,7 @@ from tfseg_prune.deploy.parity import THRESHOLDS
 
 
 @pytest.mark.parametrize("tail", ["logits", "upsampled", "argmax"])
-@pytest.mark.parametrize("precision", THRESHOLDS)
+@pytest.mark.parametrize("precision", sorted(THRESHOLDS.keys() - {"mixed"}))
 def test_file_answers_as_the_model(model, files, images, precision, tail):
     parity = check_parity(model, files(precision, tail).path, images, tail=tail)
     assert parity.precision == precision and parity.threshold == THRESHOLDS[precision]
@@ -20,8 +20,8 @@ def test_file_answers_as_the_model(model, files, images, precision, tail):
     if tail == "argmax":
         assert parity.max_abs_diff is None and parity.relative_diff is None
     else:
-        bound = {"float32": 2e-6, "float16": 5e-3, "dynamic": 0.05, "int8": 0.1}[precision]
-        assert 0 < parity.relative_diff < bound
+        bounds = {"float32": 2e-6, "float16": 5e-3, "dynamic": 0.05, "int8": 0.1, "int8x16": 0.02}
+        assert 0 < parity.relative_diff < bounds[precision]
 
 
 @pytest.mark.parametrize("precision", ["float32", "int8"])

@@ -88,7 +88,8 @@ class Contents:
         tensors: every `Tensor` of the main graph, by index.
         inputs, outputs: indices of the graph's tensors.
         precision: `"float32"`, `"float16"` (float16 weights), `"dynamic"` (int8 weights, float
-            activations) or `"int8"` (int8 activations).
+            activations), `"int8"` (int8 activations), `"int8x16"` (int8 weights, int16 activations)
+            or `"mixed"` (of the ops with weights some compute in integers and some in float).
         graphs: number of graphs; more than the main one where an op calls another.
     """
 
@@ -110,6 +111,11 @@ class Contents:
         return tuple(tensor.name for tensor in self.tensors)
 
     @property
+    def types(self):
+        """The tensors' types, such as `"INT8"`, by index."""
+        return tuple(tensor.type for tensor in self.tensors)
+
+    @property
     def dynamic(self):
         """Names of the tensors whose shape is not fixed."""
         return tuple(tensor.name for tensor in self.tensors if tensor.dynamic)
@@ -117,6 +123,9 @@ class Contents:
     def counts(self):
         """Number of ops by name, as a dictionary sorted by name."""
         return dict(sorted(collections.Counter(op.name for op in self.ops).items()))
+
+
+_WEIGHTED = ("CONV_2D", "DEPTHWISE_CONV_2D", "TRANSPOSE_CONV", "FULLY_CONNECTED")
 
 
 def load_contents(path):
@@ -291,9 +300,12 @@ def _check_indices(ops, tensors, inputs, outputs):
 
 
 def _precision(ops, tensors):
-    computed = {index for op in ops if op.name != "QUANTIZE" for index in op.outputs}
-    if any(tensors[index].type == "INT8" for index in computed):
-        return "int8"
+    computed = {tensors[i].type for op in ops if op.name != "QUANTIZE" for i in op.outputs}
+    weighted = {tensors[op.outputs[0]].type for op in ops if op.name in _WEIGHTED and op.outputs}
+    if computed & {"INT8", "INT16"}:
+        if "FLOAT32" in weighted:
+            return "mixed"
+        return "int8" if "INT8" in computed else "int8x16"
     kinds = {tensor.type for tensor in tensors}
     if "INT8" in kinds:
         return "dynamic"

@@ -67,15 +67,21 @@ def _convert_here(model, *, precision, tail, io, image_size, images):
         import tensorflow as tf
 
         try:
-            _save_frozen(wrapped, "class_map" if tail == "argmax" else "logits", folder)
+            images_like = tf.TensorSpec(wrapped.inputs[0].shape, wrapped.inputs[0].dtype)
+            save_frozen(lambda x: wrapped(x, training=False), images_like, tail, folder)
             converter = tf.lite.TFLiteConverter.from_saved_model(folder)
             converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS]
             if precision != "float32":
                 converter.optimizations = [tf.lite.Optimize.DEFAULT]
             if precision == "float16":
                 converter.target_spec.supported_types = [tf.float16]
-            if precision == "int8":
-                converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+            if precision in ("int8", "int8x16"):
+                sets = tf.lite.OpsSet
+                wide = sets.EXPERIMENTAL_TFLITE_BUILTINS_ACTIVATIONS_INT16_WEIGHTS_INT8
+                kinds = [sets.TFLITE_BUILTINS_INT8 if precision == "int8" else wide]
+                if precision == "int8x16" and tail == "argmax":
+                    kinds.append(sets.TFLITE_BUILTINS)  # there is no ARG_MAX of int16
+                converter.target_spec.supported_ops = kinds
                 converter.representative_dataset = lambda: ([image[None]] for image in images)
                 converter.inference_input_type = tf.as_dtype(io)
                 # A class map is int32 whatever the images are.
@@ -86,23 +92,30 @@ def _convert_here(model, *, precision, tail, io, image_size, images):
         except (OSError, MemoryError):
             raise  # a full disk, say, is not the model's fault
         except Exception as error:  # the converter raises many kinds, some of its own
-            raise _explain(error, wrapped) from error
+            raise explain(error, wrapped) from error
 
 
-def _save_frozen(model, answer, folder):
-    """Saves the model as one function of constants, with signature `images` -> `answer`.
+def save_frozen(call, images_like, tail, folder):
+    """Saves a function of images as one of constants, with signature `images` -> its answer.
 
     `from_keras_model` traces and walks the model several times over: three to five times slower for
     the same ops. Variables that are not constants by now are lost by some of the converter's ways.
+
+    Args:
+        call: function from a tensor of images to the answer.
+        images_like: `tf.TensorSpec` of the images.
+        tail: what the answer is, see `with_tail`.
+        folder: an empty folder.
     """
     import tensorflow as tf
     from tensorflow.python.framework import convert_to_constants
 
-    images = tf.TensorSpec(model.inputs[0].shape, model.inputs[0].dtype, name="images")
-    call = tf.function(lambda images: model(images, training=False), autograph=False)
+    images = tf.TensorSpec(images_like.shape, images_like.dtype, name="images")
+    traced = tf.function(lambda images: call(images), autograph=False)
     frozen = convert_to_constants.convert_variables_to_constants_v2(
-        call.get_concrete_function(images), lower_control_flow=False
+        traced.get_concrete_function(images), lower_control_flow=False
     )
+    answer = "class_map" if tail == "argmax" else "logits"
     module = tf.Module()
     module.serve = tf.function(
         lambda images: {answer: tf.nest.flatten(frozen(images))[0]}, [images], autograph=False
@@ -112,7 +125,7 @@ def _save_frozen(model, answer, folder):
     tf.saved_model.save(module, folder, signatures=module.serve, options=options)
 
 
-def _explain(error, model):
+def explain(error, model):
     """Turns the converter's pages of MLIR into one sentence that names layer, op and remedy."""
     text = str(error)
     ops = sorted(set(re.findall(r"'tf\.(\w+)' op is neither", text)))

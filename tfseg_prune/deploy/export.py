@@ -7,7 +7,7 @@ import numpy as np
 
 from tfseg_prune import atomic
 from tfseg_prune.bench import metadata as descriptions
-from tfseg_prune.deploy import contents, lowering, metadata, trace
+from tfseg_prune.deploy import ai_edge, contents, lowering, metadata, mixed_precision, trace
 from tfseg_prune.deploy import images as image_sources
 from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.convert import ExportError, convert
@@ -15,7 +15,22 @@ from tfseg_prune.deploy.delegate import GpuCheck, check_gpu
 from tfseg_prune.deploy.gpu_rules import Finding, check_rules
 from tfseg_prune.deploy.parity import Parity, ParityError, check_parity
 
-PRECISIONS = ("float32", "float16", "dynamic", "int8")
+PRECISIONS = ("float32", "float16", "dynamic", "int8", "int8x16", "mixed")
+# Those in which activations are integers, so that images must set their ranges.
+CALIBRATED = ("int8", "int8x16", "mixed")
+# What may quantise to a precision; the first one does if nothing is said.
+_QUANTIZERS = {
+    "int8": ("converter", "ai_edge"),
+    "int8x16": ("converter", "ai_edge"),
+    "mixed": ("ai_edge",),
+}
+# Types of input and output that a quantizer can write.
+_IO = {
+    ("int8", "converter"): ("float32", "int8", "uint8"),
+    ("int8", "ai_edge"): ("float32", "int8"),
+    ("int8x16", "converter"): ("float32", "int16"),
+    ("int8x16", "ai_edge"): ("float32", "int16"),
+}
 # So many of the images go to the GPU delegate: a software GPU takes its time.
 _GPU_IMAGES = 4
 
@@ -27,7 +42,7 @@ class Export:
     Args:
         path: where it lies.
         bytes: its size.
-        precision: `"float32"`, `"float16"`, `"dynamic"` or `"int8"`.
+        precision: as asked for, see `export`.
         tail: `"logits"`, `"upsampled"` or `"argmax"`.
         ops: number of ops by name, such as `{"CONV_2D": 36}`.
         io: type of its input, and of its output where that is not a class map.
@@ -40,6 +55,10 @@ class Export:
         findings: ops that GPU delegates refuse, get wrong or die of by the static rules, each with
             its layer, reason and remedy: see `check_rules`. None is no proof.
         gpu: what the delegate itself made of the file; `None`, not asked.
+        quantizer: what set the integers, `"converter"`, `"ai_edge"`, or `"tfmot"` after training
+            for them; `None`, the file is float.
+        mixed: what the search for a mixed precision found, its layers in float first of all;
+            `None` in the other precisions.
     """
 
     path: pathlib.Path
@@ -54,6 +73,8 @@ class Export:
     metadata: descriptions.Metadata | None = None
     findings: tuple[Finding, ...] = ()
     gpu: GpuCheck | None = None
+    quantizer: str | None = None
+    mixed: mixed_precision.MixedPrecision | None = None
 
 
 def export(
@@ -64,6 +85,8 @@ def export(
     tail="upsampled",
     representative=None,
     representative_images=100,
+    quantizer=None,
+    max_loss=0.01,
     io="float32",
     image_size=None,
     grouped="auto",
@@ -90,6 +113,10 @@ def export(
     - `"int8"`: weights and activations in int8, weights per channel, the activations' ranges set
       by representative images. Unless `io` says otherwise, the file still takes and answers
       float32, so that it drops in where a float file was: it quantises and dequantises at its ends.
+    - `"int8x16"`: as int8, but for activations in int16: nearly float's accuracy in a file of the
+      same size. Slow on a CPU, and no GPU delegate runs it: it is for DSPs and NPUs.
+    - `"mixed"`: int8, but for the layers that it hurts most, which stay float until the loss on
+      `images` is at most `max_loss`. `Export.mixed` says which, and the whole curve.
 
     Args:
         model: functional `keras.Model` with one input `[batch, height, width, channels]` and one
@@ -98,13 +125,20 @@ def export(
         precision: see above. Defaults to `"float32"`.
         tail: what the file answers, see `with_tail`. Defaults to `"upsampled"`, the logits at the
             input's resolution.
-        representative: images as the network takes them, for int8 only, which fails without: an
-            array or an iterable of batches, alone or in `(images, labels)` tuples. Defaults to
-            `None`.
+        representative: images as the network takes them, for int8, int8x16 and mixed only, which
+            fail without: an array or an iterable of batches, alone or in `(images, labels)`
+            tuples. Defaults to `None`.
         representative_images: how many of them are used; the first ones, or all where there are
             fewer. Defaults to `100`.
-        io: `"float32"`, `"int8"` or `"uint8"`: type of the int8 file's input and output. Defaults
-            to `"float32"`.
+        quantizer: what sets the integers: `"converter"`, TensorFlow's, or `"ai_edge"`,
+            ai-edge-quantizer on the float32 file, which leaves float what it can't quantise where
+            the converter refuses. Defaults to `None`: the converter, for mixed ai_edge, as only
+            that one can.
+        max_loss: for mixed, how much mIoU (with `metric`, on `images` with labels) the file may
+            lose to the float32 file, or without a metric, at how large a share of the pixels it may
+            answer another class. Defaults to `0.01`.
+        io: `"float32"`, or the type of the input and output of a file of integers: `"int8"`,
+            `"uint8"` (int8, by the converter), `"int16"` (int8x16). Defaults to `"float32"`.
         image_size: `(height, width)` in pixels, for a model that takes any size. Defaults to
             `None`, the model's own.
         grouped: what becomes of grouped convolutions, see `lower`: `"auto"`, one CONV_2D where GPU
@@ -114,8 +148,8 @@ def export(
             or a data set's `classes`. Defaults to `None`, which numbers them.
         scale, offset: the model takes `pixel * scale + offset` for pixels in [0, 255], which the
             JSON says. Default to `1.0` and `0.0`, as the package's networks take images.
-        images: real images to compare file and model on, as `check_parity` takes them. Defaults to
-            `None`, not compared.
+        images: real images to compare file and model on, as `check_parity` takes them, and to
+            measure the loss of a mixed precision on. Defaults to `None`, not compared.
         threshold: least agreement, see `check_parity`.
         metric: see `check_parity`.
         require_gpu: write the file only if the static rules and the GPU delegate itself, on the
@@ -128,8 +162,8 @@ def export(
 
     Raises:
         ValueError: if an option, the model or the representative images are not as above.
-        ExportError: if the converter cannot convert a layer (it is named), or `require_gpu` asks
-            for what is not so.
+        ExportError: if the converter cannot convert a layer (it is named), ai-edge-quantizer is
+            asked for and isn't installed, or `require_gpu` asks for what is not so.
         ParityError: if file and model agree on too few pixels; the first layer at which they
             diverge is named, and what was at `path` before stays.
 
@@ -138,15 +172,19 @@ def export(
     >>> export(model, "segmenter.tflite", precision="float16").ops  # doctest: +SKIP
     {'CONV_2D': 36, 'DEPTHWISE_CONV_2D': 17, 'DEQUANTIZE': 82, 'RESIZE_BILINEAR': 2}
     """
+    quantizers = _QUANTIZERS.get(precision, (None,))
+    quantizer = quantizers[0] if quantizer is None else quantizer
     for name, value, choices in (
         ("precision", precision, PRECISIONS),
         ("tail", tail, tails.TAILS),
         ("grouped", grouped, lowering.GROUPED),
-        ("io", io, ("float32", "int8", "uint8") if precision == "int8" else ("float32",)),
+        ("quantizer", quantizer, quantizers),
+        ("io", io, _IO.get((precision, quantizer), ("float32",))),
     ):
         if value not in choices:
             raise ValueError(
-                f"Invalid {name}. Expected: one of {', '.join(choices)} (in {precision!r} files). "
+                f"Invalid {name}. Expected: one of {', '.join(map(str, choices))} (in "
+                f"{precision!r} files). "
                 f"Received: {value!r}."
             )
     if require_gpu and images is None:
@@ -176,13 +214,32 @@ def export(
             "precision='float16' then halves the file's weights."
         )
     seen = None
-    if precision == "int8":
-        seen = _representative(representative, representative_images, wrapped.input_shape[1:])
+    if quantizer == "ai_edge":
+        ai_edge.check_installed()
+    if precision == "mixed":
+        if images is None:
+            raise ValueError(
+                "A mixed precision needs images to measure its loss on. Expected: images=real "
+                "images, with labels where there is a metric. Received: None. Remedy: pass some, "
+                "of the validation set rather than of the test set."
+            )
+        images = list(image_sources.batches(images))
+    if precision in CALIBRATED:
+        seen = representatives(representative, representative_images, wrapped.input_shape[1:])
+    options = {"tail": tail, "image_size": image_size}
+    mixed = None
     with lowering.left_as_it_was(core):
         lowered, log = lowering.lower(core, grouped=grouped)
-        data = convert(
-            lowered, precision=precision, tail=tail, io=io, image_size=image_size, images=seen
-        )
+        if quantizer == "ai_edge":
+            data = convert(lowered, precision="float32", io="float32", images=None, **options)
+        else:
+            data = convert(lowered, precision=precision, io=io, images=seen, **options)
+        if precision == "mixed":
+            data, mixed = mixed_precision.search(
+                data, seen, images, model=lowered, max_loss=max_loss, metric=metric
+            )
+        elif quantizer == "ai_edge":
+            data = ai_edge.Quantizer(data, seen, precision=precision, io=io).quantise()
     inside = contents.read_contents(data)
     custom = [op.name for op in inside.ops if op.name.startswith("CUSTOM")]
     if custom or inside.dynamic:
@@ -235,6 +292,8 @@ def export(
         metadata=told,
         findings=findings,
         gpu=None if gpu is None else dataclasses.replace(gpu, path=path),
+        quantizer=quantizer,
+        mixed=mixed,
     )
 
 
@@ -248,13 +307,13 @@ def _refuse(path, reasons):
         )
 
 
-def _representative(source, limit, shape):
+def representatives(source, limit, shape):
     """The first `limit` images of `source` as one float32 `[batch, height, width, channels]`."""
     if source is None:
         raise ValueError(
-            "int8 needs to see images. Expected: representative=images as the network takes them, "
-            "such as 100 of the training set. Received: None. Remedy: pass them, or take "
-            "precision='dynamic', which needs none."
+            "Integer activations need to see images. Expected: representative=images as the "
+            "network takes them, such as 100 of the training set. Received: None. Remedy: pass "
+            "them, or take precision='dynamic', which needs none."
         )
     taken, count = [], 0
     for images, _ in image_sources.batches(source):

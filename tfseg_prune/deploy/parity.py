@@ -18,7 +18,14 @@ from tfseg_prune.deploy.quiet import quiet
 # float32 must be the same network. What quantisation alone does to a right file was measured on
 # trained DeepLabV3+ networks on CamVid: 0.989 to 0.995 of the pixels agree in dynamic range, 0.94
 # to 0.97 in int8.
-THRESHOLDS = {"float32": 0.999, "float16": 0.995, "dynamic": 0.98, "int8": 0.9}
+THRESHOLDS = {
+    "float32": 0.999,
+    "float16": 0.995,
+    "dynamic": 0.98,
+    "int8": 0.9,
+    "int8x16": 0.98,
+    "mixed": 0.9,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,7 +65,7 @@ class ParityError(ValueError):
     Args:
         message: what was expected and received, and where they diverge.
         parity: the `Parity` measured.
-        divergence: the `Divergence` found.
+        divergence: the `Divergence` found; `None`, not looked for.
     """
 
     def __init__(self, message, parity, divergence):
@@ -94,7 +101,7 @@ def check_parity(
             the file. Logits of lower resolution are resized to the labels' first, bilinearly.
             Defaults to `None`.
         threshold: least agreement, in [0, 1]. Defaults to `None`: 0.999 for float32, 0.995 for
-            float16, 0.98 for dynamic range, 0.9 for int8.
+            float16, 0.98 for dynamic range and int8x16, 0.9 for int8 and mixed.
         threads: CPU threads of the interpreter. Defaults to `1`.
 
     Returns:
@@ -124,15 +131,15 @@ def check_parity(
         for batch, truth in _with_labels(images, labels):
             image_sources.check_shape(batch, shape)
             if metric is not None:
-                _check_labels(truth, batch)
+                check_labels(truth, batch)
             with quiet():  # TensorFlow complains about each model's first batch
                 expected = reference.predict_on_batch(batch)
-            answer = np.concatenate([_run(opened, image) for image in batch])
+            answer = np.concatenate([run(opened, image) for image in batch])
             agreements = tally.add(answer, expected)
             lowest = int(np.argmin(agreements))
             worst = min(worst, (agreements[lowest], batch[lowest, None]), key=lambda pair: pair[0])
             if metric is not None:
-                metric.update_state(truth, _class_map(answer, truth.shape[1:3]))
+                metric.update_state(truth, class_map(answer, truth.shape[1:3]))
     if not tally.images:
         raise ValueError("No images to compare. Expected: at least one. Received: an empty source.")
     parity = Parity(
@@ -177,7 +184,7 @@ class _Tally:
             gap = float(np.abs(answer - expected).max()) if finite.all() else np.inf
             self.largest = max(self.largest, gap)
             expected = expected.argmax(axis=-1)
-            same = finite & (_class_map(answer) == expected)
+            same = finite & (class_map(answer) == expected)
         else:
             same = answer == expected
         self.images += len(same)
@@ -221,7 +228,7 @@ def _with_labels(images, labels):
         yield pair[0], truth[None] if truth.ndim == 2 else truth
 
 
-def _check_labels(labels, images):
+def check_labels(labels, images):
     if labels is None or labels.shape != images.shape[:3]:
         raise ValueError(
             f"A metric needs labels. Expected: {images.shape[:3]}, one class index per pixel "
@@ -229,13 +236,13 @@ def _check_labels(labels, images):
         )
 
 
-def _run(opened, image):
+def run(opened, image):
     """What the file answers to one image: float32 logits or an int32 class map, batch 1."""
     answer = opened.run([quantised(image[None], opened.inputs[0])])[0]
     return dequantised(answer, opened.outputs[0])
 
 
-def _class_map(answer, size=None):
+def class_map(answer, size=None):
     """int32 class maps of logits, resized to `size` first if given; class maps pass through."""
     if answer.ndim == 3:
         return answer

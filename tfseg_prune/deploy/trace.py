@@ -15,7 +15,14 @@ from tfseg_prune.graph.nodes import walk
 
 # Root mean square difference of a tensor from Keras' over the standard deviation of Keras', beyond
 # which the two have diverged.
-TOLERANCES = {"float32": 1e-4, "float16": 0.01, "dynamic": 0.05, "int8": 0.1}
+TOLERANCES = {
+    "float32": 1e-4,
+    "float16": 0.01,
+    "dynamic": 0.05,
+    "int8": 0.1,
+    "int8x16": 0.05,
+    "mixed": 0.1,
+}
 _FADING = 0.05
 
 

@@ -282,7 +282,8 @@ class _Run(phases.Phases):
             model = files.load_model(self.store.path(f"{name}.keras"))
             calibration = self._batches("train")
             count = min(own.representative_images, len(self._splits["train"]))
-            representative = calibration.images(count) if precision == "int8" else None
+            calibrated = precision in deploy.CALIBRATED
+            representative = calibration.images(count) if calibrated else None
             test = self._splits["test"]
             if own.parity_images:
                 test = test.subset(min(own.parity_images, len(test)))
@@ -327,7 +328,7 @@ class _Run(phases.Phases):
             settings=[
                 self._image_settings,
                 {k: own[k] for k in ("tail", "parity_images")},
-                own.representative_images if precision == "int8" else None,
+                own.representative_images if precision in deploy.CALIBRATED else None,
                 own.thresholds[precision],
             ],
             inputs=[f"{name}.keras"],

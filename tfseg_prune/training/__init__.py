@@ -7,6 +7,7 @@ from tfseg_prune.training.fit import fit
 from tfseg_prune.training.losses import SegmentationCrossEntropy
 from tfseg_prune.training.metrics import MeanIoU
 from tfseg_prune.training.optimizers import optimizer
+from tfseg_prune.training.qat import fit_quantised
 from tfseg_prune.training.recalibrate import recalibrate
 
 __all__ = [
@@ -18,6 +19,7 @@ __all__ = [
     "compile_segmenter",
     "evaluate",
     "fit",
+    "fit_quantised",
     "optimizer",
     "recalibrate",
 ]

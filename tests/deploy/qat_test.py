@@ -1,0 +1,110 @@
+"""Quantisation-aware training: what trains is what the file computes."""
+
+import importlib.util
+
+import keras
+import numpy as np
+import pytest
+
+from tests.deploy import nets
+from tfseg_prune.bench.sandbox import Sandbox
+from tfseg_prune.deploy import ExportError, ParityError, parity, quantised
+from tfseg_prune.deploy.contents import read_contents
+from tfseg_prune.training import SegmentationCrossEntropy, fit_quantised
+
+pytest.importorskip("tensorflow_model_optimization", reason="the extra [tfmot] is not installed")
+
+
+class Batches(keras.utils.PyDataset):
+    """What another network says of the images: something to learn."""
+
+    def __init__(self):
+        super().__init__()
+        self.images = nets.images(4)
+        teacher = nets.segmenter()
+        layer = teacher.get_layer("decoder_logits")
+        kernel, bias = layer.get_weights()
+        layer.set_weights([np.roll(kernel, 1, -1), bias])
+        self.labels = np.asarray(teacher(self.images)).argmax(-1).astype("int32")
+
+    def __len__(self):
+        return 2
+
+    def __getitem__(self, index):
+        part = slice(2 * index, 2 * index + 2)
+        return self.images[part], self.labels[part]
+
+
+@pytest.fixture(scope="module")
+def network(images):
+    return quantised(nets.segmenter(), images)
+
+
+def file_answers(path, images):
+    with Sandbox(path) as opened:
+        return np.concatenate([parity.run(opened, image) for image in images])
+
+
+def test_before_training_it_is_the_network_but_for_rounding(network, model, images):
+    expected, found = np.asarray(model(images)), network.predict(images)
+    gap = np.abs(found - expected).max() / np.abs(expected).max()
+    assert 1e-4 < gap < 0.05, "not at all rounded, or too much"
+
+
+@pytest.mark.slow
+def test_what_trains_is_what_the_file_answers(images, tmp_path):
+    batches, before = Batches(), nets.segmenter()
+    loss = SegmentationCrossEntropy(255)
+    network = fit_quantised(
+        before,
+        batches,
+        num_classes=nets.CLASSES,
+        ignore_index=255,
+        epochs=10,
+        learning_rate=0.002,
+        representative=images,
+    )
+
+    def own(logits):
+        return float(loss(batches.labels, logits))
+
+    trained = network.predict(images)
+    assert own(trained) < 0.9 * own(before(images))
+    assert own(network.model(images)) == pytest.approx(own(trained), rel=0.3)
+    for tail in ("upsampled", "argmax"):
+        path = tmp_path / f"{tail}.tflite"
+        written = network.export(path, tail=tail, images=images)
+        inside = read_contents(path.read_bytes())
+        assert inside.precision == "int8" and written.parity.argmax_agreement > 0.95
+        left = {op.name for op in inside.ops if inside.types[op.outputs[0]] == "FLOAT32"}
+        assert left <= {"DEQUANTIZE"}, "every op computes in integers"
+        answer = file_answers(path, images)
+        classes = trained.argmax(-1)
+        # The file rounds the resized logits too, training doesn't.
+        assert ((answer if tail == "argmax" else answer.argmax(-1)) == classes).mean() > 0.96
+    for old, new in zip(nets.segmenter().get_weights(), before.get_weights()):
+        np.testing.assert_array_equal(old, new)
+
+
+def test_file_that_differs_is_not_written(network, images, tmp_path):
+    with pytest.raises(ParityError, match="was not written"):
+        network.export(tmp_path / "x.tflite", images=images, threshold=1.0)
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="tail.*'logits'"):
+        network.export(tmp_path / "x.tflite", tail="logits")
+
+
+def test_without_tfmot_the_error_names_the_extra(images, monkeypatch):
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(ExportError, match=r"tfseg-prune\[tfmot\]"):
+        quantised(nets.segmenter(), images)
+
+
+@pytest.mark.parametrize(
+    "options, message",
+    [({"epochs": 0}, "epochs >= 1"), ({"num_classes": 4}, "one channel a class")],
+)
+def test_bad_options_are_clear_errors(options, message):
+    options = {"num_classes": nets.CLASSES, "ignore_index": 255, "epochs": 1, **options}
+    with pytest.raises(ValueError, match=message):
+        fit_quantised(nets.segmenter(), Batches(), **options)
