@@ -6,10 +6,13 @@ import keras
 import numpy as np
 import pytest
 
+import tfseg_prune as tsp
 from tests.deploy import nets
+from tfseg_prune.bench import metadata
 from tfseg_prune.bench.sandbox import Sandbox
-from tfseg_prune.deploy import ExportError, ParityError, parity, quantised
+from tfseg_prune.deploy import ExportError, ParityError, folded, parity, quantised
 from tfseg_prune.deploy.contents import read_contents
+from tfseg_prune.models.pspnet import BINS, adaptive_pool
 from tfseg_prune.training import SegmentationCrossEntropy, fit_quantised
 
 pytest.importorskip("tensorflow_model_optimization", reason="the extra [tfmot] is not installed")
@@ -51,10 +54,19 @@ def test_before_training_it_is_the_network_but_for_rounding(network, model, imag
     assert 1e-4 < gap < 0.05, "not at all rounded, or too much"
 
 
+def small():
+    """The segmenter with half of its MACs pruned away."""
+    model = nets.segmenter()
+    return tsp.shrink(model, tsp.plan(model, budget=tsp.Budget(macs=0.5)))
+
+
 @pytest.mark.slow
-def test_what_trains_is_what_the_file_answers(images, tmp_path):
-    batches, before = Batches(), nets.segmenter()
+@pytest.mark.parametrize("build", [nets.segmenter, small])
+def test_what_trains_is_what_the_file_answers(images, tmp_path, build):
+    batches, before = Batches(), build()
+    untouched = before.get_weights()
     loss = SegmentationCrossEntropy(255)
+    before.get_layer("dilated").trainable = False
     network = fit_quantised(
         before,
         batches,
@@ -69,12 +81,20 @@ def test_what_trains_is_what_the_file_answers(images, tmp_path):
         return float(loss(batches.labels, logits))
 
     trained = network.predict(images)
+    inner = network.model.get_layer("segmenter")
+    scale, offset = inner.get_layer("backbone_rescale").get_weights()
+    assert (scale == np.float32(1 / 127.5)).all() and (offset == -1).all(), "nobody's to train"
+    expected = folded(before).get_layer("dilated").get_weights()
+    for old, new in zip(expected, inner.get_layer("dilated").get_weights()):
+        np.testing.assert_array_equal(old, new)
     assert own(trained) < 0.9 * own(before(images))
     assert own(network.model(images)) == pytest.approx(own(trained), rel=0.3)
     for tail in ("upsampled", "argmax"):
         path = tmp_path / f"{tail}.tflite"
         written = network.export(path, tail=tail, images=images)
         inside = read_contents(path.read_bytes())
+        assert metadata.load(metadata.beside(path)) == written.metadata and not written.findings
+        assert written.representative_images == len(images)
         assert inside.precision == "int8" and written.parity.argmax_agreement > 0.95
         left = {op.name for op in inside.ops if inside.types[op.outputs[0]] == "FLOAT32"}
         assert left <= {"DEQUANTIZE"}, "every op computes in integers"
@@ -82,8 +102,37 @@ def test_what_trains_is_what_the_file_answers(images, tmp_path):
         classes = trained.argmax(-1)
         # The file rounds the resized logits too, training doesn't.
         assert ((answer if tail == "argmax" else answer.argmax(-1)) == classes).mean() > 0.96
-    for old, new in zip(nets.segmenter().get_weights(), before.get_weights()):
+    for old, new in zip(untouched, before.get_weights()):
         np.testing.assert_array_equal(old, new)
+
+
+def pyramid():
+    """PSPNet's: means over windows of differing sizes, each map resized, then all joined."""
+    layers = keras.layers
+    keras.utils.set_random_seed(4)
+    inputs = keras.Input((8, 12, 3))
+    x = layers.Conv2D(8, 3, padding="same", activation="relu", name="features")(inputs)
+    maps = [x]
+    for bins in BINS:
+        y = layers.Conv2D(8, 1, use_bias=False)(adaptive_pool(x, bins, f"pool{bins}"))
+        y = layers.ReLU()(layers.BatchNormalization()(y))
+        maps.append(layers.Resizing(8, 12)(y, training=False))
+    x = layers.SpatialDropout2D(0.1)(layers.Concatenate()(maps))
+    x = layers.Conv2D(nets.CLASSES, 1, name="decoder_logits")(x)
+    return nets.randomised(keras.Model(inputs, x))
+
+
+@pytest.mark.slow
+def test_pyramid_of_adaptive_means_becomes_integers(tmp_path):
+    model, images = pyramid(), nets.images(4, (8, 12))
+    network = quantised(model, images)
+    path = tmp_path / "x.tflite"
+    written = network.export(path, images=images, threshold=0.9)
+    inside = read_contents(path.read_bytes())
+    left = {op.name for op in inside.ops if inside.types[op.outputs[0]] == "FLOAT32"}
+    assert left <= {"DEQUANTIZE"} and written.ops["AVERAGE_POOL_2D"] > 1
+    gap = np.abs(network.predict(images) - file_answers(path, images)).max()
+    assert gap < 0.03 * np.abs(model(images)).max()
 
 
 def test_file_that_differs_is_not_written(network, images, tmp_path):

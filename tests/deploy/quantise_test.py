@@ -24,7 +24,7 @@ WAYS = [
 
 
 @pytest.mark.parametrize("precision, quantizer", WAYS)
-@pytest.mark.parametrize("tail", ["upsampled", "argmax"])
+@pytest.mark.parametrize("tail", ["upsampled", pytest.param("argmax", marks=pytest.mark.slow)])
 def test_file_of_integers_answers_as_the_model(model, images, tmp_path, precision, quantizer, tail):
     path = tmp_path / "x.tflite"
     options = {"tail": tail, "representative": images, "quantizer": quantizer}
@@ -39,6 +39,7 @@ def test_file_of_integers_answers_as_the_model(model, images, tmp_path, precisio
     assert written.parity.argmax_agreement > {"int8": 0.97, "int8x16": 0.995}[precision]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("precision, quantizer", WAYS)
 def test_input_and_output_may_be_integers(model, images, tmp_path, precision, quantizer):
     io = {"int8": "int8", "int8x16": "int16"}[precision]
@@ -137,6 +138,7 @@ def test_a_looser_bound_leaves_no_more_layers_in_float(searched):
     )
 
 
+@pytest.mark.slow
 @needs_quantizer
 def test_with_a_metric_the_loss_is_that_of_the_miou(images, tmp_path):
     model = unbalanced()

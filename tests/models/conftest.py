@@ -64,22 +64,22 @@ class Checks:
 
     @staticmethod
     def survives_saving(model, path):
-        """The saved file loads and answers the same, bit for bit."""
+        """The saved file loads and answers the same, bit for bit; a plain call is inference."""
         rng = np.random.default_rng(1)
         images = rng.uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
         model.save(path)
         loaded = keras.saving.load_model(path)
         assert [layer.name for layer in loaded.layers] == [layer.name for layer in model.layers]
-        np.testing.assert_array_equal(Checks.answer(loaded, images), Checks.answer(model, images))
+        np.testing.assert_array_equal(loaded(images), Checks.answer(model, images))
 
     @staticmethod
     def survives_rebuilding(model):
-        """What its JSON text describes answers the same with its weights, bit for bit."""
+        """Its JSON text and weights answer the same, bit for bit; a plain call is inference."""
         rng = np.random.default_rng(1)
         images = rng.uniform(0, 255, (2, *model.input_shape[1:])).astype("float32")
         rebuilt = keras.models.model_from_json(model.to_json())
         rebuilt.set_weights(model.get_weights())
-        np.testing.assert_array_equal(Checks.answer(rebuilt, images), Checks.answer(model, images))
+        np.testing.assert_array_equal(rebuilt(images), Checks.answer(model, images))
 
     @staticmethod
     def answer(model, images):

@@ -75,6 +75,7 @@ def test_trains_at_odd_size(checks):
     model = models.deeplab_v3(3, (33, 47, 3), head="plus", output_stride=32)
     assert _atrous_rates(model) == [3, 6, 9]
     checks.trains(model, batch_size=2, learning_rate=1e-4, steps=3, whole_images=True)
+    checks.survives_rebuilding(model)
 
 
 def test_half_of_the_macs_shrinks_exactly():

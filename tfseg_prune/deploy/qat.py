@@ -16,16 +16,19 @@ import keras
 from keras import layers
 
 from tfseg_prune import atomic
-from tfseg_prune.deploy import contents, flat, lowering, twin
+from tfseg_prune.bench import metadata as descriptions
+from tfseg_prune.deploy import contents, flat, lowering, metadata, twin
 from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.convert import ExportError, explain, save_frozen
 from tfseg_prune.deploy.export import Export, representatives
 from tfseg_prune.deploy.fold import folded
+from tfseg_prune.deploy.gpu_rules import check_rules
 from tfseg_prune.deploy.parity import THRESHOLDS, ParityError, check_parity
 from tfseg_prune.deploy.quiet import quiet
 
 # Their answers are among what they take, or means of it: they share its range, as LiteRT wants it.
-_PASSES = ("AveragePooling2D", "Cropping2D", "Dropout", "ExpandDims", "Flatten", "GetItem")
+_PASSES = ("AdaptiveAveragePooling2D", "AdaptiveMaxPooling2D", "AveragePooling2D", "Cropping2D")
+_PASSES += ("Dropout", "Enlarge", "ExpandDims", "Flatten", "GetItem", "Moves")
 _PASSES += ("GlobalMaxPooling2D", "Identity", "MaxPooling2D", "Pad", "Permute", "Reshape", "Resize")
 _PASSES += ("Resizing", "SpatialDropout2D", "Split", "Squeeze", "Transpose", "UpSampling2D")
 _PASSES += ("ZeroPadding2D",)
@@ -43,12 +46,13 @@ class QuantisedNetwork:
         network: the `tf_keras.Model` that feels the integers.
     """
 
-    def __init__(self, model, network, owners, state, log):
+    def __init__(self, model, network, owners, state, log, seen):
         self.model = model
         self.network = network
         self._owners = owners
         self._state = state
         self._log = log
+        self._seen = seen
 
     def fit(self, batches, *, loss, epochs, learning_rate=1e-4, power=0.9, verbose=0):
         """Trains by Adam, its rate decaying as `learning_rate * (1 - step / steps) ** power`.
@@ -95,12 +99,23 @@ class QuantisedNetwork:
         self._state.mode = "train"
         return self.network(keras.ops.convert_to_numpy(images), training=False).numpy()
 
-    def export(self, path, *, tail="upsampled", images=None, threshold=None, metric=None):
-        """Writes the int8 file with the ranges learnt in training; see `deploy.export`.
+    def export(
+        self,
+        path,
+        *,
+        tail="upsampled",
+        labels=None,
+        scale=1.0,
+        offset=0.0,
+        images=None,
+        threshold=None,
+        metric=None,
+    ):
+        """Writes the int8 file with the ranges learnt in training, and its JSON.
 
         Args:
-            path, images, threshold, metric: as in `deploy.export`; `images` are compared with
-                `model`, which computes in float.
+            path, labels, scale, offset, images, threshold, metric: as in `deploy.export`; `images`
+                are compared with `model`, which computes in float.
             tail: `"upsampled"` or `"argmax"`. Defaults to `"upsampled"`.
 
         Returns:
@@ -128,7 +143,12 @@ class QuantisedNetwork:
                 f"{', '.join(kept[:3])}. Remedy: export(model, precision='int8') of `model`."
             )
         threshold = THRESHOLDS["int8"] if threshold is None else threshold
-        parity = None
+        told = parity = None
+        if model.input_shape[-1] == 3:
+            labels = descriptions.labels_of(labels, model.output_shape[-1])
+            told = metadata.described(
+                data, inside, model, tail=tail, labels=labels, scale=scale, offset=offset
+            )
         with atomic.replacing(path) as temporary:
             temporary.write_bytes(data)
             if images is not None:
@@ -147,14 +167,22 @@ class QuantisedNetwork:
                         parity,
                         None,
                     )
+        beside = descriptions.beside(path)
+        if told is None:
+            beside.unlink(missing_ok=True)
+        else:
+            told.save(beside)
         return Export(
             path=path,
             bytes=len(data),
             precision="int8",
             tail=tail,
             ops=inside.counts(),
+            representative_images=self._seen,
             parity=parity and dataclasses.replace(parity, path=path, threshold=threshold),
             lowered=self._log,
+            metadata=told,
+            findings=check_rules(inside, model),
             quantizer="tfmot",
         )
 
@@ -163,9 +191,14 @@ class QuantisedNetwork:
 
         def call(images):
             logits = self.network(images, training=False)
-            if tail == "argmax":
-                return tf.argmax(logits, axis=-1, output_type=tf.int32)
-            return logits
+            if tail == "upsampled":
+                return logits
+            # GPU delegates fill classes up to a multiple of 4, with zeros, which win where all
+            # scores are negative. A copy never wins: of equal ones the first does.
+            classes = logits.shape[-1]
+            copies = [i % classes for i in range(-classes % 4)]
+            parts = [logits[..., i : i + 1] for i in copies]
+            return tf.argmax(tf.concat([logits, *parts], -1), axis=-1, output_type=tf.int32)
 
         shape = (1, *self.network.input_shape[1:])
         self._state.mode = "export"
@@ -219,7 +252,7 @@ def quantised(model, representative, *, representative_images=100, image_size=No
         twin.tf_keras_twin(plain)
         network, owners, state = _build(plain)
         _calibrate(network, state, seen)
-    return QuantisedNetwork(plain, network, owners, state, log)
+    return QuantisedNetwork(plain, network, owners, state, log, len(seen))
 
 
 def _build(model):

@@ -110,6 +110,15 @@ class Config(_tools.QuantizeConfig):
         return {"kernel": self._kernel, "output": self._output}
 
 
+class Wrapper(_tools.QuantizeWrapperV2):
+    """tfmot's own trains every kernel that it rounds, those of frozen layers, too."""
+
+    def build(self, input_shape):
+        super().build(input_shape)
+        if not self.layer.trainable:
+            self._trainable_weights = []
+
+
 def wrapped(layer, *, kernel, output, state):
     """The layer with what `Config` says of it."""
-    return _tools.QuantizeWrapperV2(layer, Config(kernel, output, state))
+    return Wrapper(layer, Config(kernel, output, state))

@@ -118,8 +118,9 @@ def build(model, *, wrap=None, begin=None, fused=_ACTIVATIONS):
     Args:
         model: functional `keras.Model`.
         wrap: function `(tf_keras layer, Call, behind) -> tf_keras layer` of what takes a layer's
-            place, called once for every layer; `behind` is the activation that follows it within
-            the call, or `None`. Defaults to `None`, the layer itself.
+            place, called once for every layer with weights and once for every call of another;
+            `behind` is the activation that follows it within the call, or `None`. Defaults to
+            `None`, the layer itself.
         begin: function of an input tensor to what is read in its place. Defaults to `None`, itself.
         fused: names of the activations that stay inside of other layers; the rest become layers
             behind them. Defaults to those that tf_keras has.
@@ -140,6 +141,8 @@ def build(model, *, wrap=None, begin=None, fused=_ACTIVATIONS):
         values.update((number, begin(values[number])) for number in inputs)
     for call in calls:
         key = id(call.operation), _key(call)
+        if wrap is not None and not getattr(call.operation, "weights", ()):
+            key = call.outputs  # what is wrapped round one call, a range, would not fit the others
         if key not in made:
             name = _fresh(call.path.replace("/", "_"), names)
             made[key] = _layers(call, name, fused)

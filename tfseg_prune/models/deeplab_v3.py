@@ -104,7 +104,8 @@ def deeplab_v3(
         )
 
     def resize(x, like, name):
-        return layers.Resizing(*like.shape[1:3], name=f"decoder_{name}")(x)
+        # Left to itself the layer says "training" to all that is called after it in `model(x)`.
+        return layers.Resizing(*like.shape[1:3], name=f"decoder_{name}")(x, training=False)
 
     images, x = resnet.image_input(input_shape)
     features = resnet.resnet(

@@ -79,7 +79,8 @@ def pspnet(
         return resnet.conv_norm_relu(x, f"decoder_{name}", filters, size, bn_momentum=bn_momentum)
 
     def resize(x, like, name):
-        return layers.Resizing(*like.shape[1:3], name=f"decoder_{name}")(x)
+        # Left to itself the layer says "training" to all that is called after it in `model(x)`.
+        return layers.Resizing(*like.shape[1:3], name=f"decoder_{name}")(x, training=False)
 
     images, x = resnet.image_input(input_shape)
     features = resnet.resnet(
