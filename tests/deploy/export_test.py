@@ -27,7 +27,7 @@ def test_file_has_built_in_ops_of_fixed_shape_only(files, precision, tail):
     # One op per convolution: groups and dilation are native, batch normalization is folded.
     resizes = 1 if tail == "logits" else 2
     expected = {"CONV_2D": 4, "DEPTHWISE_CONV_2D": 1, "TRANSPOSE_CONV": 1, "CONCATENATION": 1}
-    expected |= {"RESIZE_BILINEAR": resizes, "ADD": 2, "MUL": 1}
+    expected |= {"RESIZE_BILINEAR": resizes, "ADD": 2, "MUL": 1, "LEAKY_RELU": 1}
     expected |= {"ARG_MAX": 1} if tail == "argmax" else {}
     extra = {"float16": {"DEQUANTIZE"}, "int8": {"QUANTIZE", "DEQUANTIZE"}}.get(precision, set())
     assert {k: v for k, v in written.ops.items() if k not in extra} == expected

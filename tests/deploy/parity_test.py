@@ -33,7 +33,9 @@ def test_tails_of_one_model_agree(files, images, precision):
         return opened.get_tensor(opened.get_output_details()[0]["index"])
 
     upsampled = run("upsampled")
-    assert (run("argmax") == upsampled.argmax(-1)).mean() > 0.999
+    # The spare classes of an argmax widen the int8 range a little.
+    same = (run("argmax") == upsampled.argmax(-1)).mean()
+    assert same > (0.999 if precision == "float32" else 0.99)
     resized = keras.ops.image.resize(run("logits"), nets.SIZE, interpolation="bilinear")
     gap = np.abs(upsampled - keras.ops.convert_to_numpy(resized)).max() / np.abs(upsampled).max()
     assert gap < (1e-5 if precision == "float32" else 0.02)
@@ -75,15 +77,16 @@ def test_miou_is_that_of_the_files_answers(model, files, images, tail):
 def test_broken_layer_is_named(model, files, images, tmp_path, layer, precision):
     broken = tmp_path / "broken.tflite"
     # The converter names a grouped convolution after what follows it.
-    tensor = "grouped_relu" if layer == "grouped" else layer
+    tensor = {"grouped": "grouped_relu", "transposed": "transposed_bn"}.get(layer, layer)
     nets.break_weights(files(precision).path, broken, tensor, lambda w: w[::-1])
     with pytest.raises(ParityError, match=f"first diverge at layer '{layer}'") as caught:
         check_parity(model, broken, images)
     divergence, parity = caught.value.divergence, caught.value.parity
     assert divergence.layer == layer and not divergence.gradual
     assert divergence.difference > divergence.tolerance
-    fused = () if layer == "decoder_logits" else (f"{layer}_bn", f"{layer}_relu")
-    assert divergence.fused_with == fused
+    # The ReLU behind a transposed convolution is an op of its own.
+    behind = {"decoder_logits": (), "transposed": ("bn",)}.get(layer, ("bn", "relu"))
+    assert divergence.fused_with == tuple(f"{layer}_{name}" for name in behind)
     assert f"{parity.argmax_agreement:.3%}" in str(caught.value)
     assert parity.argmax_agreement < parity.threshold
 

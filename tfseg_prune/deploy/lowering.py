@@ -2,79 +2,55 @@
 
 import collections
 import contextlib
-import dataclasses
-import itertools
 
-import keras
-import numpy as np
-from keras import layers, ops
+from keras import layers
 
-from tfseg_prune.deploy.convert import ExportError
-from tfseg_prune.graph.nodes import again, functional, is_nested, rewire, tensors_in, walk
-from tfseg_prune.graph.rules import channel_axis, is_elementwise
-from tfseg_prune.layers.gradual_conv import GradualConv2D
+from tfseg_prune.deploy.forms import Graph, Lowering, Parts
+from tfseg_prune.deploy.lowered_attention import attention_over_images
+from tfseg_prune.deploy.lowered_classes import (
+    last_scores,
+    spare_classes,
+    told,
+    with_spare_classes,
+)
+from tfseg_prune.deploy.lowered_groups import (
+    GROUPED,
+    Split,
+    for_parts,
+    gradual_convolution,
+    grouped_convolution,
+)
+from tfseg_prune.deploy.lowered_shapes import enlarged_by_repetition, moved_in_many_dimensions
+from tfseg_prune.deploy.lowered_transposed import (
+    normalised_transposed,
+    rectified_transposed,
+    transposed_convolution,
+)
+from tfseg_prune.graph.nodes import functional, is_nested, rewire, tensors_in
 
-GROUPED = ("auto", "grouped", "split")
-# GPU delegates pack channels in slices of so many and answer wrongly where a group ends inside one.
-_SLICE = 4
-
-
-@dataclasses.dataclass(frozen=True)
-class Lowering:
-    """What becomes of an operation.
-
-    Args:
-        says: what the log says of it, behind its name.
-        build: function `(operation, fresh) -> call` that makes what takes its place; `fresh(name)`
-            is a layer name that nobody has, and `call` maps the operation's tensor to its answer
-            or to `Parts`. `None`, it stays.
-    """
-
-    says: str
-    build: object = None
+__all__ = ["GROUPED", "Lowering", "Parts", "Split", "left_as_it_was", "lower", "summarised"]
 
 
-@dataclasses.dataclass(frozen=True)
-class Parts:
-    """Tensors that stand for one that they would be along an axis."""
-
-    tensors: tuple
-    axis: int
-
-
-@keras.saving.register_keras_serializable(package="tfseg_prune")
-class Split(layers.Layer):
-    """Equal parts of a tensor along an axis.
-
-    A layer, since the raw operation gets its name from Keras, which a loaded model may have, too.
-
-    Example:
-
-    >>> [tuple(part.shape) for part in Split(2, -1)(keras.ops.ones((1, 4, 6, 8)))]
-    [(1, 4, 6, 4), (1, 4, 6, 4)]
-    """
-
-    def __init__(self, parts, axis, **kwargs):
-        super().__init__(**kwargs)
-        self.parts, self.axis = parts, axis
-
-    def call(self, inputs):
-        return ops.split(inputs, self.parts, axis=self.axis)
-
-    def get_config(self):
-        return {**super().get_config(), "parts": self.parts, "axis": self.axis}
-
-
-def lower(model, *, grouped="auto"):
+def lower(model, *, grouped="auto", tail=None, image_size=None):
     """A model that answers the same, of layers that phones compute rightly.
 
     Grouped convolutions: GPU delegates compute one grouped CONV_2D rightly only where the channels
     of a group, those that it reads and those that it writes, are multiples of 4. Others become one
     convolution per group of split channels, joined again, or a depthwise convolution where a group
     reads one channel. Batch normalisation and activations behind move to the parts, since the
-    converter folds them into a convolution but not through a concatenation.
+    converter folds them into a convolution but not through a concatenation. Gradual convolutions
+    stay: dense ones, whose connections between groups are zeros or fading.
 
-    Gradual convolutions stay: dense ones, whose connections between groups are zeros or fading.
+    GPU delegates refuse tensors of more than four dimensions. Upsampling by the nearest pixel
+    becomes a resize of images; reshapes and transpositions between, such as a channel shuffle, a
+    partition into windows or a joint query, key and value, are done in four dimensions; attention
+    over images is attention over the list of pixels.
+
+    A transposed convolution keeps its ReLU out of the op, as they refuse the two as one, and where
+    they pad it wrongly it is computed without padding and cropped.
+
+    The classes before an argmax become a multiple of 4: delegates fill them up with zeros, which
+    win where all scores are negative.
 
     The last layer of what takes a layer's place has that layer's name, the others begin with it.
 
@@ -82,10 +58,15 @@ def lower(model, *, grouped="auto"):
         model: functional `keras.Model`. It isn't changed; what stays is shared with the answer.
         grouped: `"auto"`, as above; `"grouped"`, all stay one convolution; `"split"`, none does.
             Defaults to `"auto"`.
+        tail: the end that the file is to have, see `with_tail`: for `"argmax"` the answer has
+            more classes, which are never the largest. Defaults to `None`, none of its own.
+        image_size: `(height, width)` for a model that takes any size: what depends on it is then
+            known. Defaults to `None`, the model's own.
 
     Returns:
         `(model, log)`: the model, `model` itself where nothing has to change, and a tuple of
-        sentences that say what became of each grouped convolution, and of each gradual one.
+        sentences that say what was changed, and what became of each grouped convolution, and of
+        each gradual one.
 
     Raises:
         ValueError: if `grouped` is unknown.
@@ -102,19 +83,37 @@ def lower(model, *, grouped="auto"):
         raise ValueError(
             f"Invalid grouped. Expected: one of {', '.join(GROUPED)}. Received: {grouped!r}."
         )
-    # {what decides on an operation: the user's choice}
-    table = {_grouped_convolution: grouped, _gradual_convolution: None}
-    found = {id(operation): (path, operation) for path, operation in _calls(model)}
-    lowerings, log = {}, []
-    for path, operation in found.values():
-        for decide, choice in table.items():
-            lowering = decide(operation, choice)
-            if lowering is not None:
-                log.append(f"{path}: {lowering.says}")
-                if lowering.build is not None:
-                    lowerings[id(operation)] = lowering
-    if lowerings:
+    (images,) = functional(model).inputs[:1]
+    if image_size is not None and None in images.shape[1:3]:
+        sized = [(images.shape[0], *image_size, images.shape[-1])]
+        model = rewire(model, lambda operation, args, kwargs: operation(*args, **kwargs), sized)
+    scores = last_scores(model) if tail == "argmax" else None
+    # {what decides on a call: the user's choice}
+    table = {
+        grouped_convolution: grouped,
+        gradual_convolution: None,
+        enlarged_by_repetition: None,
+        moved_in_many_dimensions: None,
+        transposed_convolution: None,
+        normalised_transposed: None,
+        rectified_transposed: None,
+        attention_over_images: None,
+        spare_classes: scores,
+    }
+    lowerings, log = collections.defaultdict(list), {}
+    for path, node, graph in _calls(model):
+        found = [decide(node, graph, choice) for decide, choice in table.items()]
+        found = [lowering for lowering in found if lowering is not None]
+        log.update((f"{path}: {one.says}", None) for one in found if one.says is not None)
+        built = [lowering for lowering in found if lowering.build is not None]
+        lowerings[id(node.operation)].append(built[0] if built else None)
+    if any(any(each) for each in lowerings.values()):
         model = rewire(model, _Lowered(model, lowerings).call)
+    if tail == "argmax":
+        wide = with_spare_classes(model, _Names(model).fresh)
+        if wide is not model:
+            log[f"{model.name}: {told(model.outputs[0].shape[-1])}"] = None
+        model = wide
     return model, tuple(log)
 
 
@@ -142,7 +141,7 @@ def left_as_it_was(model):
 
     `lower` calls them anew, and they would keep alive what it made for as long as they live.
     """
-    operations = {id(operation): operation for _, operation in _calls(model)}.values()
+    operations = {id(node.operation): node.operation for _, node, _ in _calls(model)}.values()
     notes = [own for op in operations for own in (op._inbound_nodes, op._outbound_nodes)]
     lengths = [len(own) for own in notes]
     try:
@@ -153,51 +152,77 @@ def left_as_it_was(model):
 
 
 def _calls(model, path=(), seen=None):
-    """Yields `(path, operation)` of every call in the graph, of each model in it once."""
+    """Yields `(path, node, graph)` of every call in the model, of each model in it once."""
     seen = set() if seen is None else seen
     seen.add(id(model))
-    for node in walk(model):
+    graph = Graph(model)
+    for node in graph.nodes:
         operation = node.operation
         here = (*path, operation.name)
         if not is_nested(operation):
-            yield "/".join(here), operation
+            yield "/".join(here), node, graph
         elif id(operation) not in seen:
             yield from _calls(operation, here, seen)
 
 
-def _names(model):
-    """Yields the names that layers and operations have, those of inputs and in models too."""
-    for operation in functional(model).operations:
-        yield operation.name
-        if is_nested(operation):
-            yield from _names(operation)
+class _Names:
+    """The names that layers and operations have, those of inputs and in models too."""
+
+    def __init__(self, model):
+        self._taken = set()
+        self._add(model)
+
+    def _add(self, model):
+        for operation in functional(model).operations:
+            self._taken.add(operation.name)
+            if is_nested(operation):
+                self._add(operation)
+
+    def fresh(self, name):
+        while name in self._taken:
+            name += "_"
+        self._taken.add(name)
+        return name
 
 
 class _Lowered:
-    """Calls the operations of a model, others in place of those that have a lowering."""
+    """Calls the operations of a model, others in place of those that have a lowering.
+
+    Args:
+        model: functional `keras.Model`.
+        lowerings: `{id of an operation: [Lowering or None of each call, in the order of calls]}`.
+    """
 
     def __init__(self, model, lowerings):
-        self._lowerings = lowerings
-        self._count = collections.Counter(id(operation) for _, operation in _calls(model))
-        self._names = set(_names(model))
+        self._lowerings = {key: iter(each) for key, each in lowerings.items()}
+        self._count = {key: len(each) for key, each in lowerings.items()}
+        # Operations that keep their name to themselves in some of their calls.
+        self._stay = {key for key, each in lowerings.items() if None in each}
+        self._fresh = _Names(model).fresh
         self._made, self._joins = {}, {}
         self._parts = {}  # {id of a joined tensor: (that tensor, its parts)}
 
     def call(self, operation, args, kwargs):
-        lowering = self._lowerings.get(id(operation))
+        lowering = next(self._lowerings[id(operation)])
         if lowering is not None:
-            if id(operation) not in self._made:
-                self._made[id(operation)] = lowering.build(operation, self._fresh)
-            (x,) = tensors_in((args, kwargs))
-            answer = self._made[id(operation)](x)
+            answer = self._replacement(operation, lowering)(*_read(args, kwargs, lowering.skip))
             return self._joined(operation, answer) if isinstance(answer, Parts) else answer
         if len(args) == 1 and id(args[0]) in self._parts and self._count[id(operation)] == 1:
             _, parts = self._parts[id(args[0])]
-            each = _for_parts(operation, parts, self._fresh)
+            each = for_parts(operation, parts, self._fresh)
             if each is not None:
                 done = tuple(layer(x, **kwargs) for layer, x in zip(each, parts.tensors))
                 return self._joined(operation, Parts(done, parts.axis))
         return operation(*args, **kwargs)
+
+    def _replacement(self, operation, lowering):
+        key = id(operation), lowering
+        if key not in self._made:
+            first = id(operation) not in self._stay
+            name = operation.name if first else self._fresh(operation.name)
+            self._stay.add(id(operation))
+            self._made[key] = lowering.build(operation, name, self._fresh, *lowering.how)
+        return self._made[key]
 
     def _joined(self, operation, parts):
         # Where all that reads the answer goes on with the parts, this one drops out of the model.
@@ -209,140 +234,11 @@ class _Lowered:
         self._parts[id(answer)] = answer, parts
         return answer
 
-    def _fresh(self, name):
-        while name in self._names:
-            name += "_"
-        self._names.add(name)
-        return name
 
-
-def _for_parts(operation, parts, fresh):
-    """Layers, one per part, that together do what `operation` does to all; `None`: there are none.
-
-    Args:
-        operation: what reads the joined tensor.
-        parts: `Parts`, equally large.
-        fresh: see `Lowering`.
-    """
-    if type(operation) is layers.BatchNormalization:
-        rank = len(parts.tensors[0].shape)
-        if operation.axis % rank != parts.axis % rank:
-            return None
-        count = len(parts.tensors)
-        each = [
-            again(operation, {"name": fresh(f"{operation.name}_group_{i}")}, blank=True)
-            for i in range(count)
-        ]
-        values = [np.split(np.asarray(value), count) for value in operation.get_weights()]
-        for i, layer in enumerate(each):
-            layer.build(parts.tensors[i].shape)
-            layer.set_weights([value[i] for value in values])
-        return each
-    alone = isinstance(operation, layers.Layer) and is_elementwise(
-        operation.activation if type(operation) is layers.Activation else operation
-    )
-    if not alone or operation.weights:
-        return None
-    return itertools.repeat(again(operation, {"name": fresh(f"{operation.name}_groups")}))
-
-
-def _grouped_convolution(conv, choice):
-    """The `Lowering` of a grouped `Conv2D`, `None` for any other operation; see `lower`."""
-    if not isinstance(conv, layers.Conv2D) or conv.groups == 1:
-        return None
-    ins, outs = conv.kernel.shape[-2], conv.filters // conv.groups
-    width = f"{ins} channels in and {outs} out" if ins != outs else f"{ins} channels"
-    width = f"{width.replace('1 channels', '1 channel') if ins == 1 else width} per group"
-    right = ins % _SLICE == 0 and outs % _SLICE == 0
-    if choice == "grouped" or choice == "auto" and right:
-        warned = "" if right else ", which GPU delegates get wrong"
-        return Lowering(f"{width}: one grouped convolution{warned}")
-    plain = layers.Conv2D
-    if type(conv).call is not plain.call or type(conv).convolution_op is not plain.convolution_op:
-        if choice == "split":
-            raise ExportError(
-                f"Can't split the layer '{conv.name}'. Expected: a keras.layers.Conv2D. Received:"
-                f" a {type(conv).__name__}, which computes in a way of its own. Remedy:"
-                " grouped='auto', or a Conv2D in its place."
-            )
-        return Lowering(
-            f"{width}: a {type(conv).__name__}, which can't be split; GPU delegates get it wrong"
-        )
-    # TensorFlow has no depthwise convolution whose strides differ.
-    if ins == 1 and len(set(conv.strides)) == 1:
-        return Lowering(f"{width}: one depthwise convolution", _depthwise)
-    return Lowering(f"{width}: split into {conv.groups} convolutions", _split)
-
-
-def _gradual_convolution(conv, choice):
-    """The `Lowering` of a `GradualConv2D`, which says that nothing is saved yet."""
-    if not isinstance(conv, GradualConv2D):
-        return None
-    alpha = float(ops.convert_to_numpy(conv.alpha))
-    if alpha:
-        return Lowering(
-            f"a dense convolution, on its way to {conv.target_groups} groups at alpha = {alpha:.3g}"
-        )
-    return Lowering(
-        f"a dense convolution, though its {conv.target_groups} groups have faded apart: shrink the"
-        " model by a plan with groups to save them"
-    )
-
-
-def _depthwise(conv, fresh):
-    kernel, *bias = _weights(conv)
-    multiplier = conv.filters // conv.groups
-    layer = layers.DepthwiseConv2D(
-        conv.kernel_size,
-        depth_multiplier=multiplier,
-        activation=conv.activation,
-        name=conv.name,
-        **_settings(conv),
-    )
-    layer.build(_shape(conv, conv.groups))
-    layer.set_weights([kernel.reshape(*conv.kernel_size, conv.groups, multiplier), *bias])
-    return layer
-
-
-def _split(conv, fresh):
-    axis, settings = channel_axis(conv), _settings(conv)
-    # A softmax, say, needs all channels.
-    alone = is_elementwise(conv.activation)
-    split = Split(conv.groups, axis, name=fresh(f"{conv.name}_split"), dtype=conv.dtype_policy)
-    each = []
-    for i, values in enumerate(zip(*(np.split(w, conv.groups, -1) for w in _weights(conv)))):
-        layer = layers.Conv2D(
-            conv.filters // conv.groups,
-            conv.kernel_size,
-            activation=conv.activation if alone else None,
-            kernel_initializer="zeros",
-            name=fresh(f"{conv.name}_group_{i}"),
-            **settings,
-        )
-        layer.build(_shape(conv, values[0].shape[-2]))
-        layer.set_weights(values)
-        each.append(layer)
-    join = layers.Concatenate(axis, name=fresh(f"{conv.name}_join"), dtype=conv.dtype_policy)
-    activation = layers.Activation(conv.activation, name=conv.name, dtype=conv.dtype_policy)
-
-    def call(x):
-        parts = tuple(layer(part) for layer, part in zip(each, split(x)))
-        return Parts(parts, axis) if alone else activation(join(list(parts)))
-
-    return call
-
-
-def _weights(conv):
-    """The kernel, with what was learnt beside it (LoRA) in it, and the bias if there is one."""
-    return [np.asarray(ops.convert_to_numpy(w)) for w in (conv.kernel, conv.bias) if w is not None]
-
-
-def _settings(conv):
-    names = ("strides", "padding", "data_format", "dilation_rate", "use_bias")
-    return {"dtype": conv.dtype_policy, **{name: getattr(conv, name) for name in names}}
-
-
-def _shape(conv, channels):
-    shape = [None] * 4
-    shape[channel_axis(conv)] = channels
-    return tuple(shape)
+def _read(args, kwargs, skip):
+    """The tensors that a call reads, or that the first one of those skipped before it read."""
+    tensors = tensors_in((args, kwargs))
+    for _ in range(skip):
+        operation, node, _ = tensors[0]._keras_history
+        tensors = operation._inbound_nodes[node].input_tensors
+    return tensors

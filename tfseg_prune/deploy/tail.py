@@ -138,22 +138,24 @@ def before_resize(model):
                 return kept
             inner = keras.Model(operation.inputs, cut, name=operation.name)
             return inner(operation._inbound_nodes[node].input_tensors)
-        resizes = _is_resize(operation)
-        if not (resizes or _is_identity(operation)):
+        resizes = is_resize(operation)
+        if not (resizes or is_identity(operation)):
             return kept
         output = operation._inbound_nodes[node].input_tensors[0]
         if resizes:
             kept = output
 
 
-def _is_resize(operation):
+def is_resize(operation):
+    """Whether an operation changes the size of images and nothing else."""
     # keras.ops.image.resize leaves an operation of a class that Keras does not export.
     return isinstance(operation, (keras.layers.UpSampling2D, keras.layers.Resizing)) or (
         type(operation).__name__ == "Resize" and type(operation).__module__.startswith("keras.")
     )
 
 
-def _is_identity(operation):
+def is_identity(operation):
+    """Whether an operation changes nothing in inference."""
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.linear
     return isinstance(operation, (keras.layers.Identity, keras.layers.Dropout))

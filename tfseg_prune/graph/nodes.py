@@ -143,35 +143,41 @@ def finish(operation, new):
         new.finalize_state()  # Normalization computes with copies of its statistics
 
 
-def rewire(model, call):
+def rewire(model, call, shapes=None):
     """A functional model that shares the layers of another and calls them in another way.
 
     Args:
         model: Functional model. It isn't changed.
         call: Function `(operation, args, kwargs) -> answers` in place of
             `operation(*args, **kwargs)`; nested models are walked into.
+        shapes: Shapes of its inputs, for a model that takes others, too; models in it that are
+            called once are fixed as well. Defaults to `None`, those of `model`.
 
     Returns:
         A `keras.Model` with the inputs and the outputs of `model`.
     """
-    return _rewire(model, call, {})
+    return _rewire(model, call, shapes, {})
 
 
-def _rewire(model, call, done):
+def _rewire(model, call, shapes, done):
     if id(model) in done:
         return done[id(model)]
     graph = functional(model)
+    own = shapes or [t.shape for t in graph.inputs]
     inputs = [
-        keras.Input(batch_shape=t.shape, dtype=t.dtype, name=t._keras_history.operation.name)
-        for t in graph.inputs
+        keras.Input(batch_shape=shape, dtype=t.dtype, name=t._keras_history.operation.name)
+        for t, shape in zip(graph.inputs, own)
     ]
     tensors = {id(t): new for t, new in zip(graph.inputs, inputs)}
     for node in walk(model):
         args, kwargs = node.arguments.fill_in(tensors)
         if is_nested(node.operation):
-            inner = _rewire(node.operation, call, done)
+            taken = tensors_in((args, kwargs))
+            once = sum(other.operation is node.operation for other in walk(model)) == 1
+            inside = [x.shape for x in taken] if shapes and once else None
+            inner = _rewire(node.operation, call, inside, done)
             structure = functional(inner)._inputs_struct
-            given = keras.tree.pack_sequence_as(structure, tensors_in((args, kwargs)))
+            given = keras.tree.pack_sequence_as(structure, taken)
             answers = inner(given, training=kwargs.get("training"))
         else:
             answers = call(node.operation, args, kwargs)
