@@ -17,6 +17,9 @@ fail() {
     exit 1
 }
 
+case ${1-} in
+-h | --help) exec sed -n '2,/^set/{s/^# \{0,1\}//;/^set/!p}' "$0" ;;
+esac
 [ $# -eq 1 ] && [ "${1#-}" = "$1" ] && [ -n "$1" ] ||
     fail "one folder is needed. Expected: software_gpu.sh FOLDER. Received: $# arguments ($*)"
 for tool in apt-get apt-cache dpkg dpkg-deb; do

@@ -4,6 +4,7 @@ import re
 import struct
 import time
 
+import keras
 import numpy as np
 import pytest
 from ai_edge_litert import schema_py_generated as schema
@@ -11,7 +12,7 @@ from ai_edge_litert import schema_py_generated as schema
 from tests.deploy import mutations
 from tfseg_prune.bench import host, runtime
 from tfseg_prune.bench.segmenter import Segmenter
-from tfseg_prune.deploy import check_parity
+from tfseg_prune.deploy import ParityError, check_parity
 from tfseg_prune.deploy.contents import load_contents, read_contents
 from tfseg_prune.deploy.explain import explain
 
@@ -85,6 +86,31 @@ def test_what_can_be_read_but_not_run_is_one_error_of_whoever_runs_it(
     ):
         with pytest.raises(ValueError, match="Expected: .*broken.tflite.*stride"):
             run()
+
+
+@pytest.mark.parametrize("side", [schema.SubGraph.InputsLength, schema.SubGraph.OutputsLength])
+def test_a_graph_that_takes_or_answers_nothing_is_one_error(files, tmp_path, side):
+    data = bytearray(files("int8", "argmax").path.read_bytes())
+    graph = schema.Model.GetRootAs(data).Subgraphs(0)
+    place = {schema.SubGraph.InputsLength: 6, schema.SubGraph.OutputsLength: 8}[side]
+    struct.pack_into("<I", data, graph._tab.Vector(graph._tab.Offset(place)) - 4, 0)
+    assert not side(graph)
+    path = tmp_path / "broken.tflite"
+    path.write_bytes(data)
+    for read in (load_contents, explain, Segmenter):
+        with pytest.raises(ValueError, match="Expected: .*broken.tflite.* inputs and . outputs"):
+            read(path)
+
+
+def test_a_file_with_a_damaged_name_is_compared_all_the_same(files, model, images, tmp_path):
+    data = files().path.read_bytes()
+    wrong = data.replace(b"dilated_relu", b"dilated_\xff\xfelu")
+    assert wrong != data
+    path = tmp_path / "named.tflite"
+    path.write_bytes(wrong)
+    other = keras.models.clone_model(model)  # other weights, so that the layers are compared
+    with pytest.raises(ParityError, match="named.tflite.*layer"):
+        check_parity(other, path, images[:1])
 
 
 def test_a_short_file_that_stands_for_a_long_one_is_refused_at_once():

@@ -1,14 +1,18 @@
+import json
 import os
 import pathlib
 import shutil
+import signal
 import subprocess
+import sys
+import time
 
 import keras
 import numpy as np
 import pytest
 
 from tests.deploy import gpu_nets, nets
-from tfseg_prune.deploy import ExportError, check_gpu, export
+from tfseg_prune.deploy import ExportError, check_gpu, delegate, export
 from tfseg_prune.deploy.contents import load_contents
 from tfseg_prune.deploy.delegate import SOFTWARE_GPU, check_gpu_files
 
@@ -22,7 +26,6 @@ def no_gpu(tmp_path, monkeypatch):
     folder.mkdir()
     (folder / "env.sh").write_text(f"export VK_ICD_FILENAMES='{folder}/none.json'\n")
     monkeypatch.setenv(SOFTWARE_GPU, str(folder))
-    monkeypatch.delenv("VK_DRIVER_FILES", raising=False)
     return folder
 
 
@@ -36,6 +39,107 @@ def test_without_a_gpu_nothing_is_checked_and_nothing_passes(files, images, no_g
 def test_a_file_that_takes_too_long_is_no_pass(files, images, no_gpu):
     check = check_gpu(files().path, images, timeout=0)
     assert check.status == "timeout" and not check and "after 0 s" in check.says
+
+
+@pytest.fixture
+def python(tmp_path, monkeypatch):
+    """`python(script)`: what runs in place of the process that runs the delegate."""
+
+    def replace(*lines):
+        path = tmp_path / "python"
+        # Its arguments: -P, the worker, the folder.
+        path.write_text("\n".join(["#!/bin/sh", 'cd "$3"', *lines, ""]))
+        path.chmod(0o755)
+        monkeypatch.setattr(sys, "executable", str(path))
+
+    return replace
+
+
+STARTED = "echo 'Selected adapter: GeForce, arch=' >0.log; printf 'compiling' >0.stage"
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a system without signals")
+@pytest.mark.parametrize(
+    "lines, status, says, name",
+    [
+        ((STARTED, "kill -ILL $$"), "crashed", "died compiling, of SIGILL.", "SIGILL"),
+        ((STARTED, "exit 3"), "crashed", "died compiling, of exit status 3.", None),
+        ((STARTED, "exit 0"), "crashed", "died compiling, of exit status 0.", None),
+        (
+            (STARTED, """echo '{"failed": "no room"}' >0.json"""),
+            *("failed", "the GPU gives no answer: no room.", None),
+        ),
+        ((STARTED, "exec sleep 60"), "timeout", "still compiling after 1 s", None),
+        (("printf starting >0.stage", "kill -SEGV $$"), "unavailable", "of SIGSEGV before", None),
+    ],
+)
+def test_how_the_process_ended_is_told(files, images, python, lines, status, says, name):
+    python(*lines)
+    check = check_gpu(files().path, images, timeout=1)
+    assert (check.status, check.signal, bool(check)) == (status, name, False)
+    assert says in check.says and check.driver == ("GeForce" if STARTED in lines else None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a system without sh")
+def test_a_process_that_cannot_start_is_an_error(files, images, python):
+    python("echo No room >&2; exit 1")
+    with pytest.raises(RuntimeError, match="can't start.*status 1: No room"):
+        check_gpu(files().path, images)
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="other systems don't tell children")
+def test_no_process_outlives_its_parent(tmp_path):
+    # Who opens a pipe waits for a writer: the worker would never end.
+    os.mkfifo(tmp_path / "0.npy")
+    job = {"path": "x.tflite", "images": str(tmp_path / "0.npy"), "float32": False}
+    (tmp_path / "jobs.json").write_text(json.dumps([job]))
+    worker = pathlib.Path(delegate.__file__).with_name("_gpu_worker.py")
+    code = "import subprocess, sys; print(subprocess.Popen(sys.argv[1:]).pid, flush=True); input()"
+    parent = subprocess.Popen(
+        [sys.executable, "-c", code, sys.executable, str(worker), str(tmp_path)],
+        env={**os.environ, "PYTHONPATH": str(pathlib.Path(__file__).parents[2])},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+    )
+    with parent:
+        child = int(parent.stdout.readline())
+        assert within(60, (tmp_path / "0.log").exists)
+        parent.kill()
+    try:
+        assert within(10, lambda: not alive(child))
+    finally:
+        if alive(child):
+            os.kill(child, signal.SIGKILL)
+
+
+def within(seconds, happens):
+    end = time.monotonic() + seconds
+    while not happens() and time.monotonic() < end:
+        time.sleep(0.02)
+    return happens()
+
+
+def alive(process):
+    """Whether a process runs; one that is dead but not yet reaped does not."""
+    try:
+        status = pathlib.Path(f"/proc/{process}/stat").read_text()
+    except OSError:
+        return False
+    return status.rpartition(") ")[2][0] != "Z"
+
+
+def test_the_software_gpu_leaves_what_python_needs(tmp_path, monkeypatch):
+    lines = ["# Mesa", "export VK_ICD_FILENAMES='/g/icd.json'", "export LD_LIBRARY_PATH='/g:/h'"]
+    (tmp_path / "env.sh").write_text("\n".join(lines))
+    monkeypatch.setenv("LD_LIBRARY_PATH", "/opt/python/lib")
+    monkeypatch.setenv("VK_DRIVER_FILES", "/usr/share/vulkan/other.json")
+    monkeypatch.delenv(SOFTWARE_GPU, raising=False)
+    own = delegate.environment()
+    assert own["VK_DRIVER_FILES"] and own["LD_LIBRARY_PATH"] == "/opt/python/lib"
+    monkeypatch.setenv(SOFTWARE_GPU, str(tmp_path))
+    software = delegate.environment()
+    assert software["VK_ICD_FILENAMES"] == "/g/icd.json" and "VK_DRIVER_FILES" not in software
+    assert software["LD_LIBRARY_PATH"] == "/g:/h:/opt/python/lib"
 
 
 def test_a_folder_without_a_software_gpu_is_an_error(files, images, tmp_path, monkeypatch):

@@ -122,6 +122,7 @@ def test_what_gpus_get_wrong_is_said_and_red(tmp_path, capsys):
     found = explain(export(mixed, tmp_path / "x.tflite", grouped="grouped").path)
     (conv,) = [op for op in found.ops if op.gpu]
     assert conv.gpu == "wrong" and "3 channels per group" in conv.why
+    assert conv.why.startswith(f"{conv.layer or f'op {conv.index}'}: ")
     assert json.loads(found.overlay())["results"][str(conv.index)]["bgColor"] == "#d93025"
     print_explanation(found)
     assert f"wrong 1 of {len(found.ops)} ops" in capsys.readouterr().out

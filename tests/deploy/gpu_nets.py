@@ -20,12 +20,13 @@ class Case:
 
     Args:
         build: function from the first convolution's output to what the second one reads.
-        verdict: `"ok"` or a `Finding`'s.
+        verdict: of the delegate, `"ok"` or a `Finding`'s.
         channels: of the first convolution.
         precision: of the file.
         tail: of the file.
         batch: `None`, any number.
         classes: channels of the second convolution.
+        rule: the rules' verdict, where it is another one. Defaults to `None`.
     """
 
     build: object
@@ -35,6 +36,7 @@ class Case:
     tail: str = "logits"
     batch: int | None = 1
     classes: int = CLASSES
+    rule: str | None = None
 
 
 class Call(layers.Layer):
@@ -173,6 +175,11 @@ def joined(cut):
     return call(lambda x, tf: tf.concat(cut(x, tf), -1))
 
 
+def scaled(function):
+    """Times what a function makes of each channel's mean magnitude."""
+    return call(lambda x, tf: x * function(tf.reduce_mean(tf.abs(x), [1, 2], keepdims=True), tf))
+
+
 BORDER = [[0, 0], [1, 2], [2, 1], [0, 0]]
 SHUFFLED = [0, 4, 1, 5, 2, 6, 3, 7]
 
@@ -190,6 +197,7 @@ CONVOLUTIONS = {
     "float16": Case(chain(conv(use_bias=False), norm, relu), precision="float16"),
     "dynamic": Case(chain(conv(use_bias=False), norm, relu), precision="dynamic"),
     "int8": Case(chain(conv(use_bias=False), norm, relu), precision="int8"),
+    "int8x16": Case(chain(conv(), relu), "refused", precision="int8x16"),
 }
 ACTIVATIONS = {
     **{
@@ -202,12 +210,30 @@ ACTIVATIONS = {
     "se-dense": Case(squeeze_and_excite_by_dense),
     "se-int8": Case(squeeze_and_excite, precision="int8"),
     "se-dense-int8": Case(squeeze_and_excite_by_dense, "wrong", precision="int8"),
+    # The converter drops the dimensions that the pooling keeps.
+    "gap-add-int8": Case(
+        self_and(layers.GlobalAveragePooling2D(keepdims=True)), "wrong", precision="int8"
+    ),
+    "gap-resized-add-int8": Case(
+        self_and(chain(layers.GlobalAveragePooling2D(keepdims=True), layers.Resizing(*SIZE))),
+        precision="int8",
+    ),
+    **{
+        f"{name}-of-mean-int8": Case(
+            call(lambda x, tf, name=name: getattr(tf, name)(x, tf.reduce_mean(x, [1, 2]))),
+            "wrong",
+            precision="int8",
+        )
+        for name in ("maximum", "subtract")
+    },
     "log-softmax": Case(layers.Activation("log_softmax"), "refused"),
 }
+# Channels in, channels out, groups. Groups of one channel, which count as wrong, are right if they
+# answer one: that is a depthwise convolution.
 GROUPED = {
     f"grouped-{ins}-{outs}x{groups}": Case(grouped(ins, outs, groups), verdict, ins * groups)
     for verdict, sizes in {
-        "ok": [(4, 4, 2), (4, 8, 3), (8, 4, 2), (12, 12, 2), (1, 1, 6)],
+        "ok": [(4, 4, 2), (4, 8, 3), (8, 8, 2), (8, 4, 2), (12, 12, 2), (1, 1, 6)],
         "wrong": [(1, 2, 4), (2, 2, 4), (3, 3, 4), (4, 2, 4), (4, 6, 2)],
         "dies": [(6, 6, 2), (5, 5, 2), (8, 2, 2)],
     }.items()
@@ -225,12 +251,14 @@ SPLITS = {
     "one-part-untouched": Case(
         joined(lambda x, tf: (lambda a, b: [b, tf.abs(a)])(*tf.split(x, 2, -1)))
     ),
+    "split-unequal": Case(joined(lambda x, tf: [tf.abs(y) for y in tf.split(x, [3, 5], -1)])),
     "split-rejoined": Case(joined(lambda x, tf: tf.split(x, 2, -1))),
     "split-swapped": Case(joined(lambda x, tf: tf.split(x, 2, -1)[::-1]), "wrong"),
     "split-along-width": Case(joined(lambda x, tf: tf.split(x, 3, 2)), "wrong"),
     "split-dropped": Case(joined(lambda x, tf: tf.split(x, 4, -1)[:3]), "wrong"),
     "split-unequal-swapped": Case(joined(lambda x, tf: tf.split(x, [3, 5], -1)[::-1]), "wrong"),
 }
+# A bias fuses with the ReLU, too, unless something stands between them.
 TRANSPOSED = {
     "transposed": Case(transposed()),
     "transposed-no-bias": Case(transposed(use_bias=False)),
@@ -239,6 +267,7 @@ TRANSPOSED = {
     "transposed-no-bias-bn-relu": Case(chain(transposed(use_bias=False), norm, relu), "refused"),
     "transposed-bias-bn-relu": Case(chain(transposed(), norm, relu), "refused"),
     "transposed-bias-relu": Case(chain(transposed(), relu), "refused"),
+    "transposed-bias-unfused-relu": Case(chain(transposed(), layers.Cropping2D(1), relu)),
     "transposed-odd-size": Case(chain(layers.Cropping2D(((0, 1), (0, 0))), transposed()), "wrong"),
     "transposed-odd-size-2x2": Case(
         chain(layers.Cropping2D(((0, 1), (0, 0))), lambda x: layers.Conv2DTranspose(8, 2, 2)(x))
@@ -301,12 +330,24 @@ OTHERS = {
             call(lambda x, tf: tf.cast(tf.argmax(x, -1, tf.int32), tf.float32)[..., None]),
         )
     ),
+    # TOPK_V2 and CUMSUM, said to be refused, are taken: the one is wrong where slices are not full,
+    # the other right along height and width and deadly along the channels.
     "top-k": Case(call(lambda x, tf: tf.math.top_k(x, 3)[0])),
     "top-k-of-5": Case(call(lambda x, tf: tf.math.top_k(-tf.exp(x), 3)[0]), "wrong", 5),
     "reverse-8": Case(call(lambda x, tf: tf.reverse(x, [3]))),
     "reverse-5": Case(call(lambda x, tf: tf.reverse(x, [3])), "wrong", 5),
     "reverse-rows": Case(call(lambda x, tf: tf.reverse(x, [1])), "ok", 5),
     "batch-norm-unfolded": Case(lambda x: norm(layers.Concatenate()([x, conv()(x)]))),
+    **{
+        f"{name}-of-{channels}": Case(scaled(function), verdict, channels, rule=rule)
+        for channels, verdict, rule in ((8, "ok", None), (5, "wrong", "unknown"))
+        for name, function in {
+            "logarithm": lambda x, tf: tf.math.log(x),
+            "reciprocal": lambda x, tf: 1.0 / x,
+            "inverse-root": lambda x, tf: tf.math.rsqrt(x),
+        }.items()
+    },
+    "logarithm-of-5-shifted": Case(scaled(lambda x, tf: tf.math.log(x + 0.1)), channels=5),
 }
 REFUSED = {
     "argmax-int64": call(lambda x, tf: tf.cast(tf.argmax(x, -1), tf.float32)[..., None]),
@@ -321,8 +362,15 @@ REFUSED = {
         layers.Conv3D(1, 3, padding="same")(layers.Reshape((8, 12, 8, 1))(x))
     ),
     "add-three": call(lambda x, tf: tf.add_n([x, tf.abs(x), tf.exp(x)])),
-    "difference-to-itself": call(lambda x, tf: tf.abs(x - x + 1.0)),
     "largest-of-itself": lambda x: layers.Maximum()([x, x]),
+    "pairs-of-itself": joined(
+        lambda x, tf: [
+            *[pair(x, x) for pair in (tf.subtract, tf.divide, tf.maximum, tf.minimum, tf.pow)],
+            tf.math.squared_difference(x, x),
+            *[tf.cast(pair(x, x), tf.float32) for pair in (tf.equal, tf.greater)],
+        ]
+    ),
+    "gather-by-points": call(lambda x, tf: tf.gather_nd(x[0], [[0, 1], [2, 3]])[None, None]),
     "pad-symmetric": call(lambda x, tf: tf.pad(x, BORDER, mode="SYMMETRIC")),
     "slice-drops-axis": call(lambda x, tf: x[:, 0][:, None]),
     "slice-backwards": call(lambda x, tf: x[:, ::-1]),
@@ -345,6 +393,10 @@ WRONG = {
         call(lambda x, tf: -tf.abs(x) - 1.0), padded(BORDER), layers.MaxPooling2D(3, 2)
     ),
     "pad-average-pooling": chain(padded(BORDER), layers.AveragePooling2D(3, 2)),
+    "pad-by-2-depthwise": chain(padded(BORDER, 2.0), layers.DepthwiseConv2D(3)),
+    "unstacked-backwards": call(
+        lambda x, tf: tf.concat(tf.unstack(x, axis=1)[::-1], 1)[:, :, :, None]
+    ),
 }
 DEADLY = {
     "cumulative-channels": call(lambda x, tf: tf.cumsum(x, -1)),
@@ -370,6 +422,54 @@ NEIGHBOURS = {
     "slice-steps": call(lambda x, tf: x[:, ::2, 1::3]),
     "keeps-dimensions": call(lambda x, tf: x + tf.reduce_mean(x, [1, 2, 3], keepdims=True)),
     "int32-arithmetic": call(lambda x, tf: tf.cast(tf.cast(x * 9.0, tf.int32) * 3, tf.float32)),
+    "unstacked": call(lambda x, tf: tf.concat(tf.unstack(x, axis=1), 1)[:, :, :, None]),
+}
+# The plain ops that no network above has.
+PLAIN = {
+    "of-one": joined(
+        lambda x, tf: [
+            *[f(x) for f in (tf.floor, tf.math.ceil, tf.round, tf.sign, tf.sin, tf.cos, tf.square)],
+            tf.sqrt(tf.abs(x)),
+        ]
+    ),
+    "of-two": joined(
+        lambda x, tf: [
+            *[f(x, tf.abs(x) + 0.5) for f in (tf.maximum, tf.minimum, tf.subtract, tf.divide)],
+            *[f(x, tf.abs(x) + 0.5) for f in (tf.math.floordiv, tf.math.floormod)],
+            tf.pow(tf.abs(x), tf.exp(-x)),
+        ]
+    ),
+    "of-truths": joined(
+        lambda x, tf: [
+            tf.cast(truth, tf.float32)
+            for small, large in [(x < -0.2, x > 0.2)]
+            for truth in (
+                *(small, large, x <= 0.1, x >= -0.1, tf.logical_or(small, large)),
+                *(tf.logical_and(x > -0.3, x < 0.3), tf.equal(tf.round(x), 0.0)),
+                tf.not_equal(tf.round(x), 1.0),
+            )
+        ]
+    ),
+    "reductions": joined(
+        lambda x, tf: [
+            *[
+                x + f(x, [1, 2], keepdims=True)
+                for f in (tf.reduce_max, tf.reduce_min, tf.reduce_sum)
+            ],
+            x + tf.reduce_prod(tf.abs(x), 1, keepdims=True),
+            *[
+                x + tf.cast(f(x > 0.0, 2, keepdims=True), tf.float32)
+                for f in (tf.reduce_any, tf.reduce_all)
+            ],
+        ]
+    ),
+    "clipped": joined(
+        lambda x, tf: [tf.nn.relu6(tf.concat([x, -x], -1)), tf.clip_by_value(x, -1.0, 1.0)]
+    ),
+    "space-to-depth": call(lambda x, tf: tf.nn.space_to_depth(x, 2)),
+    "tiled": call(lambda x, tf: tf.tile(x, [1, 2, 1, 1])),
+    "rolled": call(lambda x, tf: tf.roll(x, 3, 2)),
+    "packed": call(lambda x, tf: tf.stack(tf.unstack(x, axis=3)[::-1], 3)),
 }
 DYNAMIC = {
     "dynamic-transposed": Case(transposed(use_bias=False), "refused", batch=None),
@@ -384,5 +484,5 @@ CASES = {
     **{name: Case(build, "refused") for name, build in REFUSED.items()},
     **{name: Case(build, "wrong") for name, build in WRONG.items()},
     **{name: Case(build, "dies") for name, build in DEADLY.items()},
-    **{name: Case(build) for name, build in NEIGHBOURS.items()},
+    **{name: Case(build) for name, build in {**NEIGHBOURS, **PLAIN}.items()},
 }

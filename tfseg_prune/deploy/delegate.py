@@ -25,7 +25,10 @@ SOFTWARE_GPU = "TFSEG_PRUNE_SOFTWARE_GPU"
 THRESHOLDS = {**_PARITY, "float32": 0.995, "float16": 0.995}
 # Most root mean square difference to the CPU's answer over its deviation. Rounding stays well
 # below; what delegates get wrong differs by 0.2 to 1.4.
-TOLERANCES = {"float32": 0.05, "float16": 0.05, "dynamic": 0.1, "int8": 0.2}
+TOLERANCES = {
+    **{"float32": 0.05, "float16": 0.05, "dynamic": 0.1, "int8x16": 0.1},
+    **{"int8": 0.2, "mixed": 0.2},
+}
 _POLL_SECONDS = 0.02
 
 
@@ -36,8 +39,9 @@ class GpuCheck:
     Args:
         path: the file.
         status: `"passed"`; `"refused"`, ops are left to the CPU; `"wrong"`, it answers otherwise
-            than the CPU; `"crashed"` or `"timeout"`, the process that ran it died or was ended;
-            `"unavailable"`, there is no GPU to try it on and **nothing was checked**.
+            than the CPU; `"failed"`, it takes the file and gives no answer; `"crashed"` or
+            `"timeout"`, the process that ran it died or was ended; `"unavailable"`, there is no GPU
+            to try it on and **nothing was checked**.
         says: what happened, in a sentence or two.
         findings: of the static rules, see `check_rules`.
         left: ops that the delegate leaves to the CPU, each with its reason.
@@ -83,7 +87,9 @@ class GpuCheck:
         return "\n".join([f"{self.status}: {self.says}", *map(str, self.findings)])
 
 
-def check_gpu(tflite, images, *, model=None, threshold=None, float32=False, timeout=900):
+def check_gpu(
+    tflite, images, *, model=None, threshold=None, float32=False, timeout=900, answers=None
+):
     """Runs a LiteRT file on the GPU delegate alone and compares its answers with the CPU's.
 
     The delegate is that of the ai-edge-litert wheel, ML Drift through WebGPU: the code base of the
@@ -98,10 +104,12 @@ def check_gpu(tflite, images, *, model=None, threshold=None, float32=False, time
             in `(images, labels)` tuples. A few suffice.
         model: the `keras.Model` that became the file, for its layers' names. Defaults to `None`.
         threshold: least argmax agreement, in [0, 1]. Defaults to `None`: 0.995 for float files,
-            0.98 for dynamic range, 0.9 for int8.
+            0.98 for dynamic range and int8x16, 0.9 for int8 and mixed.
         float32: compute in float32, in place of the delegate's own choice, float16 where the GPU
             has it: what differs then is no rounding. Defaults to `False`.
         timeout: seconds after which the process is ended. Defaults to `900`.
+        answers: path of an `.npy` file to write what the GPU answers into, `[images, ...]`; it is
+            there only where the file ran. Defaults to `None`.
 
     Returns:
         `GpuCheck`, true only where the delegate took every op and answered as the CPU does. Without
@@ -119,16 +127,17 @@ def check_gpu(tflite, images, *, model=None, threshold=None, float32=False, time
     (True, 0.9994, 'llvmpipe (LLVM 15.0.6, 256 bits)')
     """
     options = {"threshold": threshold, "float32": float32, "timeout": timeout}
-    (check,) = check_gpu_files([(tflite, images, model)], **options)
+    (check,) = check_gpu_files([(tflite, images, model)], answers=[answers], **options)
     return check
 
 
-def check_gpu_files(files, *, threshold=None, float32=False, timeout=900):
+def check_gpu_files(files, *, threshold=None, float32=False, timeout=900, answers=None):
     """As `check_gpu`, for several files in few processes: a new one only where one dies.
 
     Args:
         files: `(path, images, model or None)` tuples.
         threshold, float32, timeout: see `check_gpu`; the time is each file's.
+        answers: a path or `None` for each file, see `check_gpu`. Defaults to `None`.
 
     Returns:
         List of `GpuCheck`.
@@ -147,7 +156,15 @@ def check_gpu_files(files, *, threshold=None, float32=False, timeout=900):
             np.save(folder / f"{number}.npy", taken)
             counts.append(len(taken))
             images = str(folder / f"{number}.npy")
-            jobs.append({"path": str(path), "images": images, "float32": float32})
+            kept = answers[number] if answers else None
+            jobs.append(
+                {
+                    "path": str(path),
+                    "images": images,
+                    "float32": float32,
+                    "answers": str(kept) if kept else None,
+                }
+            )
         (folder / "jobs.json").write_text(json.dumps(jobs))
         ends = _run(folder, len(jobs), timeout)
         return [
@@ -181,10 +198,15 @@ def _images(source, inside, path):
     return np.concatenate(taken)
 
 
-def _environment():
+def environment():
+    """The environment of the process that runs the delegate: of the software GPU if there is one.
+
+    Raises:
+        ValueError: if `TFSEG_PRUNE_SOFTWARE_GPU` names no folder that `tools/software_gpu.sh` made.
+    """
     root = str(pathlib.Path(__file__).resolve().parents[2])
     paths = os.pathsep.join(p for p in (root, os.environ.get("PYTHONPATH")) if p)
-    environment = {**os.environ, "PYTHONPATH": paths}
+    found = {**os.environ, "PYTHONPATH": paths}
     folder = os.environ.get(SOFTWARE_GPU)
     if folder:
         settings = pathlib.Path(folder) / "env.sh"
@@ -194,20 +216,25 @@ def _environment():
                 f"tools/software_gpu.sh made. Received: {folder}, which holds no env.sh. Remedy: "
                 "run tools/software_gpu.sh with that folder."
             )
-        environment |= re.findall(r"^export (\w+)='(.*)'$", settings.read_text(), re.MULTILINE)
-    return environment
+        given = dict(re.findall(r"^export (\w+)='(.*)'$", settings.read_text(), re.MULTILINE))
+        # Python itself may need the libraries that it was started with.
+        libraries = given.get("LD_LIBRARY_PATH"), found.get("LD_LIBRARY_PATH")
+        given["LD_LIBRARY_PATH"] = os.pathsep.join(filter(None, libraries))
+        found |= given
+        found.pop("VK_DRIVER_FILES", None)  # it would come before VK_ICD_FILENAMES
+    return found
 
 
 def _run(folder, count, timeout):
     """Runs all jobs in `folder`; returns {number of a job that ended its process: exit code}."""
-    environment, ends = _environment(), {}
+    variables, ends = environment(), {}
     # The worker is no module: importing this package's rooms would import Keras.
     worker = str(pathlib.Path(__file__).with_name("_gpu_worker.py"))
     while True:
         with open(folder / "process.log", "w", encoding="utf-8") as log:
             process = subprocess.Popen(
                 [sys.executable, "-P", worker, str(folder)],
-                env=environment,
+                env=variables,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -217,8 +244,6 @@ def _run(folder, count, timeout):
         finally:
             process.kill()
             process.wait()
-        if not process.returncode and not late:
-            return ends
         # Jobs run in order; those that ended a process are passed over.
         waiting = [k for k in range(count) if k not in ends]
         fatal = next((k for k in waiting if not (folder / f"{k}.json").exists()), None)
@@ -296,15 +321,17 @@ def _verdict(traces, end, *, timeout, threshold, tolerance, **known):
     if traces.driver is None and "error" not in found:
         return GpuCheck(status="unavailable", says=_unavailable(traces, end), **known)
     if end is not None:
-        name = signal.Signals(-end).name if end < 0 else None
-        how = name or f"exit status {end}"
-        says = f"the process died {traces.stage}, of {how}.{traces.complaint}"
+        says = f"the process died {traces.stage}, of {_how(end)}.{traces.complaint}"
+        name = _how(end) if end < 0 else None
         return GpuCheck(status="crashed", says=says, signal=name, **known)
     if "error" in found:
         raise ValueError(
             "The file can't be checked. Expected: one that runs on the CPU. Received: "
             f"{known['path']}: {found['error']}"
         )
+    if "failed" in found:
+        says = f"the GPU gives no answer: {' '.join(found['failed'].split())}.{traces.complaint}"
+        return GpuCheck(status="failed", says=says, **known)
     if "refused" in found:
         reasons = "; ".join(traces.left) or found["refused"].split("└ ")[-1].strip()
         says = f"the delegate leaves ops to the CPU: {reasons}"
@@ -325,11 +352,14 @@ def _verdict(traces, end, *, timeout, threshold, tolerance, **known):
 
 
 def _unavailable(traces, end):
-    why = traces.why_not() if end is None else f"its driver ends the process ({end})"
+    why = traces.why_not() if end is None else f"the process died of {_how(end)} before it had one"
     return (
         f"there is no Vulkan GPU that LiteRT can use ({' '.join(str(why).split())}). NOT checked: "
         "whether the delegate takes every op, whether its answers are right, whether it crashes. "
         "Remedy: a Vulkan driver, or without a GPU `tools/software_gpu.sh FOLDER` (Mesa's, 25.0.7 "
-        "or later) and "
-        f"{SOFTWARE_GPU}=FOLDER in the environment."
+        f"or later) and {SOFTWARE_GPU}=FOLDER in the environment."
     )
+
+
+def _how(end):
+    return signal.Signals(-end).name if end < 0 else f"exit status {end}"

@@ -41,7 +41,7 @@ class OpCost:
         constant: whether it only unpacks weights (float16 files), which delegates do once.
         gpu: what GPU delegates do with it, `"refused"`, `"wrong"`, `"dies"` or `"unknown"` (see
             `gpu_rules.Finding`); `""`, no rule has anything against it, which is no proof.
-        why: the reason and the remedy, as a sentence that begins with the layer.
+        why: the reason and the remedy, as a sentence that begins with the layer, or `"op 3"`.
     """
 
     index: int
@@ -209,7 +209,8 @@ def _judged(cost, finding):
     """The cost with what a rule of GPU delegates finds, `None` if nothing."""
     if finding is None:
         return cost
-    finding = dataclasses.replace(finding, layer=cost.layer or finding.layer)
+    # What is no layer's has a name like "PartitionedCall:0" in the file.
+    finding = dataclasses.replace(finding, layer=cost.layer or f"op {cost.index}")
     return dataclasses.replace(cost, gpu=finding.verdict, why=str(finding))
 
 

@@ -164,7 +164,7 @@ def _transposed(op, graph):
             return (
                 "wrong",
                 f"of {sizes[0]}x{sizes[1]} pixels by a kernel of {kernel[0]}x{kernel[1]}",
-                "use a kernel of twice the stride or an input of even size, or resize and convolve",
+                "export at a fixed size, which crops an unpadded one, or resize and convolve",
             )
     return None
 
@@ -178,7 +178,7 @@ def _argmax(op, graph):
     return (
         "wrong",
         f"of {shape[-1]} channels where all of them are negative",
-        "give it a multiple of 4 channels, the others very negative, or export the logits",
+        "export with tail='argmax', which adds classes that never win, or export the logits",
     )
 
 
@@ -320,7 +320,8 @@ def _eight_bits(op, graph):
         return (
             "wrong",
             f"of tensors of {' and '.join(map(str, sorted(ranks)))} dimensions in int8",
-            "keep dimensions: GlobalAveragePooling2D(keepdims=True), 1x1 Conv2D for Dense",
+            "enlarge the smaller one first, by Resizing, or multiply by a 1x1 Conv2D of "
+            "GlobalAveragePooling2D(keepdims=True)",
         )
     return None
 
