@@ -10,7 +10,7 @@ flipped, overwritten, spliced, blanked and shifted by a seed of their own each
 ever noticed. On each such file a process does what a user's would:
 
 - `read`: reads what stands in the file (`deploy.contents`),
-- `explain`: says what its ops cost,
+- `explain`: says what its ops cost, as a table and as JSON,
 - `predict`: runs it on an image (`Segmenter`),
 - `parity`: compares it with its Keras model (`check_parity`),
 - `bench`: times it (`time_models`), of every `--bench_every`-th file.
@@ -24,6 +24,7 @@ goes on where it was.
 import argparse
 import collections
 import hashlib
+import io
 import json
 import os
 import pathlib
@@ -37,6 +38,7 @@ import time
 
 import numpy as np
 import random_graphs
+from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from tfseg_prune import atomic
@@ -115,14 +117,17 @@ class Checker:
         from tfseg_prune.deploy import check_parity
         from tfseg_prune.deploy.contents import load_contents
         from tfseg_prune.deploy.explain import explain
+        from tfseg_prune.report.explanation import print_explanation
 
         def explained():
             found = explain(path)
+            print_explanation(found, console=Console(file=io.StringIO(), width=200))
             return found.to_json(), found.overlay()
 
         def predicted():
             with Segmenter(path) as segmenter:
-                return segmenter(self.images[0].astype(np.uint8)).overlay()
+                found = segmenter(self.images[0].astype(np.uint8))
+            return found.overlay(), found.shares()
 
         steps = {
             "read": lambda: load_contents(path),
@@ -159,9 +164,9 @@ def _outcome(step):
 def code():
     """A digest of all code that sees a broken file."""
     package = HERE.parent / "tfseg_prune"
-    names = ("contents", "explain", "gpu_rules", "parity", "trace")
+    names = ("contents", "explain", "gpu_rules", "ops_graph", "parity", "trace")
     sources = [package / "deploy" / f"{name}.py" for name in names]
-    sources += (package / "bench").rglob("*.py")
+    sources += [*(package / "bench").rglob("*.py"), package / "report" / "explanation.py"]
     sources += [pathlib.Path(__file__), HERE.parent / "tests" / "deploy" / "mutations.py"]
     digest = hashlib.sha256()
     for path in sorted(sources):

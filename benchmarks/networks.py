@@ -92,7 +92,7 @@ def random_images(model, name=None, *, count=2, seed=0):
     return images
 
 
-def randomise(model, images, *, seed=0):
+def randomise(model, images, *, seed=0, beta=0.0):
     """Draws every weight of a model; batch statistics become those of the images, disturbed.
 
     Probabilities at the end come from logits of standard deviation 1, so that none is all.
@@ -101,6 +101,7 @@ def randomise(model, images, *, seed=0):
         model: `keras.Model`, changed in place.
         images: `[batch, height, width, channels]`.
         seed: Of the weights.
+        beta: Added to the betas of batch normalisations.
     """
     rng = np.random.default_rng(seed)
     found = [layer for layer in model._flatten_layers(include_self=False)]
@@ -110,6 +111,8 @@ def randomise(model, images, *, seed=0):
                 value = _draw(rng, layer, variable)
                 if value.ndim == 4 and value.shape[-2] == images.shape[-1]:
                     value /= images.std()  # it reads the images
+                if variable.name == "beta" and isinstance(layer, layers.BatchNormalization):
+                    value += beta
                 variable.assign(value)
         if hasattr(layer, "finalize_state"):
             layer.finalize_state()  # Normalization computes with copies of its statistics

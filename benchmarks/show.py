@@ -435,19 +435,156 @@ def fuzz(result, console):
         console.print(f"{row['seed']}: {row}"[:300], markup=False, style="red")
 
 
+def quantisation(result, console):
+    """One row per file, and the plainest way to int8 that each network may take."""
+    drawn = _table(result["name"], "network", "way", "ranges", "mIoU, float", "mIoU", "points lost")
+    for title in ("as Keras, %", "KiB", "float ops", "GPU rules", "seconds"):
+        drawn.add_column(title, justify="right")
+    for row in result["rows"]:
+        lost, goal = row["loss_points"], result["goal_points"]
+        drawn.add_row(
+            row["network"],
+            row["way"],
+            f"{row['representative_images'] or ''}",
+            f"{row['miou_float']:.4f}",
+            f"{row['miou']:.4f}",
+            _judged(f"{lost:+.2f}", lost <= goal),
+            f"{100 * row['argmax_agreement']:.2f}",
+            f"{row['bytes'] / 1024:,.0f}",
+            f"{row['float_ops']} of {row['ops']}",
+            f"{len(row['findings']) or 'pass'}",
+            f"{row['seconds']:.0f}",
+        )
+    console.print(drawn)
+    for row in result["rows"]:
+        if "float_layers" in row:
+            left = ", ".join(row["float_layers"]) or "none"
+            console.print(f"{row['network']}, {row['way']}: in float {left}", markup=False)
+        if "miou_trained_float" in row:
+            gained = f"mIoU {row['miou_trained_float']:.4f} in float after the training"
+            console.print(f"{row['network']}, {row['way']}: {gained}")
+    for name, way in result["verdicts"].items():
+        reached = f"by {way}" if way else "by no way"
+        console.print(f"{name}: within {result['goal_points']:.0f} point {reached}", markup=False)
+
+
+def gpu_table(result, console):
+    """One row per file: what the GPU delegate made of it, and the pixels that get Keras' class."""
+    drawn = _table(result["name"], "network", "size", "MACs, M", "file", "accelerated", "status")
+    for title in ("CPU %", "GPU %", "in float32", "rms", "lowered", "findings"):
+        drawn.add_column(title, justify="right")
+    for row in result["rows"]:
+        network = f"{row['name']} {row['variant']}{', trained' if row['trained'] else ''}"
+        size = f"{row['size'][1]}x{row['size'][0]}"
+        if "error" in row:
+            drawn.add_row(network, size, "", row["precision"], "", Text("fails", style="red"))
+            continue
+        goals, again = result["goals"][row["precision"]], row.get("gpu_in_float32") or {}
+        agreements = [
+            _judged(f"{100 * row[where]['agreement']:.3f}", row[where]["agreement"] >= goal)
+            if row[where]
+            else ""
+            for where, goal in goals.items()
+        ]
+        accelerated = {True: "yes", False: "no", None: "unknown"}[row["fully_accelerated"]]
+        drawn.add_row(
+            network,
+            size,
+            f"{row['macs'] / _MILLION:,.0f}",
+            row["precision"],
+            _judged(accelerated, row["fully_accelerated"]),
+            _judged(row["status"], row["status"] == "passed"),
+            *agreements,
+            f"{100 * again['agreement']:.3f}" if "agreement" in again else "",
+            f"{row['gpu']['rms']:.1e}" if row["gpu"] else "",
+            f"{len(row['lowered'])}",
+            f"{len(row['findings'])}",
+        )
+    console.print(drawn)
+    rows = result["rows"]
+    whole = sum(bool(row.get("fully_accelerated")) for row in rows)
+    passed = sum(row["passes"] for row in rows)
+    console.print(f"{whole} of {len(rows)} files are fully accelerated, {passed} meet all goals.")
+    for row in rows:
+        told = f"{row['name']} {row['variant']} {row['precision']}"
+        for reason in [row["error"]] if "error" in row else row["reasons"]:
+            console.print(f"{told}: {reason}", markup=False, soft_wrap=True)
+        if row["precision"] == "float32":
+            for says in row.get("lowered", ()):
+                console.print(f"{told}, lowered: {says}", markup=False, soft_wrap=True)
+    drivers = {row["driver"] for row in rows if row.get("driver")}
+    console.print(f"GPU: {', '.join(sorted(drivers)) or 'none'}", markup=False)
+
+
+def alignment(result, console):
+    """One row per file: MACs, padded MACs, latency against the dense one, and where it went."""
+    drawn = _table(result["name"], "network", "widths", "MACs, M", "padded", "p50, ms", "ratio")
+    for title in ("95 %", "realised", "to any width", "MACs", "kernels", "mix", "no MACs"):
+        drawn.add_column(title, justify="right")
+    for row in result["rows"]:
+        for item in row["files"]:
+            found, gain = item.get("why"), item.get("to_any_width")
+            whole = item["align"] is None
+            parts = (
+                [f"{-found[part]:+.3f}" for part in ("kernels", "mix", "without_macs")]
+                if found
+                else [""] * 3
+            )
+            drawn.add_row(
+                f"{row['name']} {row['size'][1]}x{row['size'][0]}" if whole else "",
+                "dense" if whole else str(item["align"]),
+                f"{item['macs'] / _MILLION:,.0f}",
+                f"{item['padded_macs'] / _MILLION:,.0f}",
+                f"{item['latency_ms']['p50']:.2f}",
+                "1" if whole else f"{item['ratio']['value']:.3f}",
+                "" if whole else _interval(item["ratio"]),
+                "" if whole else _judged(f"{item['realised']:.3f}", item["meets_goal"]),
+                f"{gain['latency']['value']:.3f}" if gain else "",
+                f"{gain['macs']:.3f}" if gain else "",
+                *parts,
+            )
+    console.print(drawn)
+    small = [(row, item) for row in result["rows"] for item in row["files"][1:]]
+    met = sum(item["meets_goal"] for _, item in small)
+    goal = result["limits"]["realised"]
+    console.print(f"{met} of {len(small)} files realise {goal} of what their MACs promise.")
+    for row, item in small:
+        if not item["meets_goal"] and "why" in item:
+            lost = ", ".join(
+                f"{op['layer']} {op['ms'][0]:.2f} to {op['ms'][1]:.2f} ms at"
+                f" {op['macs'][1] / op['macs'][0]:.2f} of its MACs"
+                for op in item["why"]["ops"][:3]
+            )
+            told = f"{row['name']}, {item['name']}: {lost}"
+            for kind, found in list(item["why"]["kinds"].items())[:3]:
+                before, after = found["macs"]
+                told += f"; all {kind} {found['ms'][0]:.2f} to {found['ms'][1]:.2f} ms"
+                told += f" at {after / before:.2f}" if before else ""
+            console.print(told, markup=False, soft_wrap=True)
+    for row in result["rows"]:
+        if row["unprofiled"]:
+            console.print(f"{row['name']}: no profile, {row['unprofiled']}", markup=False)
+        shaky = [item["name"] for item in row["files"] if not item["steady"]]
+        if shaky:
+            console.print(f"{row['name']}: not steady after warm-up: {', '.join(shaky)}")
+
+
 def _percentiles(result):
     return next(iter(result["percentiles"].values()), {})
 
 
 KINDS = {
     None: lambda result, console: table.print_summary(result, console=console),
+    "alignment": alignment,
     "coverage": coverage,
     "criteria": criteria,
     "erfnet_family": erfnet_family,
     "fuzz": fuzz,
+    "gpu_table": gpu_table,
     "grouped_export": grouped_export,
     "grouping": grouping,
     "keras_hub": keras_hub,
+    "quantisation": quantisation,
     "redundancy": redundancy,
     "surgery": surgery,
     "random_graphs": random_graphs,

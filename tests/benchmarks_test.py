@@ -199,27 +199,13 @@ def test_a_row_of_the_family_saves_what_the_papers_does(scripts, params, gflops,
 def test_files_are_timed_against_the_first_and_split_ones_against_grouped(scripts):
     import grouped_export
 
-    from tfseg_prune.bench import schema, stats
-
-    def result(ms):
-        return schema.Result(
-            model=None,
-            device=None,
-            backend=None,
-            conditions=None,
-            latency_ms=schema.Latency(init=1, first=1, **stats.summarise([ms])),
-            samples_ms=(ms,) * 9,
-            warmup_runs=9,
-            steady=True,
-            session="one",
-        )
-
     names = [("ERFNet", None, 400), ("DG2*", "grouped", 100), ("DG2*", "split", 100)]
     rows = [
         {"name": name, "lowering": way, "macs": macs, "path": str(i)}
         for i, (name, way, macs) in enumerate(names)
     ]
-    found = grouped_export.timed(rows, {"0": result(8.0), "1": result(2.0), "2": result(4.0)})
+    results = {str(i): timed_result(ms) for i, ms in enumerate((8.0, 2.0, 4.0))}
+    found = grouped_export.timed(rows, results)
     assert "ratio" not in found[0] and "path" not in found[0]
     assert [row["ratio"]["value"] for row in found[1:]] == [0.25, 0.5]
     assert [row["realised"] for row in found[1:]] == [1.0, 0.5]
@@ -394,3 +380,159 @@ def test_whatever_is_no_error_of_the_house_fails_a_try_on_broken_files(scripts):
     assert (found["tries"], found["passed"]) == (3, 1) and found["failures"] == rows[1:]
     assert found["stages"]["predict"] == {"sandbox: SIGFPE": 1, "refused": 1}
     assert found["mutations"]["flipped"]["sandbox dies"] == 1
+
+
+def timed_result(ms):
+    from tfseg_prune.bench import schema, stats
+
+    return schema.Result(
+        model=None,
+        device=None,
+        backend=None,
+        conditions=None,
+        latency_ms=schema.Latency(init=1, first=1, **stats.summarise([ms])),
+        samples_ms=(ms,) * 9,
+        warmup_runs=9,
+        steady=True,
+        session="one",
+    )
+
+
+def test_aligned_files_are_judged_by_what_their_macs_promise(scripts):
+    import alignment
+
+    sizes = [("dense", None, 800, 8.0), ("1", 1, 400, 5.0), ("4", 4, 380, 4.0)]
+    files = [
+        {"name": name, "align": align, "macs": macs, "padded_macs": 2 * macs}
+        for name, align, macs, _ in sizes
+    ]
+    results = {name: timed_result(ms) for name, _, _, ms in sizes}
+    dense, any_width, aligned = alignment.judged(files, results, {})
+    assert "realised" not in dense and "to_any_width" not in any_width
+    assert any_width["realised"] == pytest.approx(0.8) and not any_width["meets_goal"]
+    assert aligned["realised"] == pytest.approx(0.95) and aligned["meets_goal"]
+    assert aligned["to_any_width"]["latency"]["value"] == pytest.approx(0.8)
+    assert aligned["to_any_width"]["padded_macs"] == pytest.approx(0.95)
+
+
+def test_what_is_missing_to_the_promised_time_is_divided_without_a_rest(scripts):
+    import op_profile
+
+    def ops(*rows):
+        return [op_profile.OpTime(kind, ms, layer, macs) for kind, ms, layer, macs in rows]
+
+    conv, add = "Convolution (NHWC, F32) GEMM", "Add (ND)"
+    dense = ops((conv, 6.0, "a", 600), (add, 1.0, "", 0), (conv, 3.0, "b", 200))
+    small = ops((conv, 4.0, "a", 300), (add, 0.9, "", 0), (conv, 1.5, "b", 100))
+    found = op_profile.why(dense, small)
+    realised = (10.0 / 6.4) / 2
+    lost = found["kernels"] + found["mix"] + found["without_macs"]
+    assert lost == pytest.approx(1 - realised)
+    assert found["mix"] == pytest.approx(0), "all layers lost the same share"
+    assert [op["layer"] for op in found["ops"]] == ["a", "b"]
+    assert found["kinds"][add] == {"ms": [1.0, 0.9], "macs": [0, 0]}
+
+
+def test_operators_that_multiply_get_the_names_of_the_files_ops(scripts):
+    import collections
+
+    import op_profile
+
+    op = collections.namedtuple("op", "op layer macs")
+    ops = [op("CONV_2D", "stem", 9), op("ADD", "add", 1), op("FULLY_CONNECTED", "head", 4)]
+    runs = [
+        [("Convolution (NHWC, F32) IGEMM", ms), ("Add (ND)", 1.0), ("Fully Connected (NC)", 2.0)]
+        for ms in (3.0, 9.0, 4.0)
+    ]
+    found = op_profile.named(runs, ops)
+    assert [(one.layer, one.macs, one.ms) for one in found] == [
+        ("stem", 9, 4.0),
+        ("", 0, 1.0),
+        ("head", 4, 2.0),
+    ]
+    with pytest.raises(RuntimeError, match="2 operators of XNNPACK multiply, and 1 ops"):
+        op_profile.named(runs, ops[:1])
+
+
+def test_the_profiler_in_the_library_tells_the_ops_of_a_file(scripts, tmp_path):
+    import op_profile
+
+    path = tmp_path / "small.tflite"
+    i = keras.Input((16, 16, 3))
+    x = layers.MaxPooling2D()(layers.Conv2D(8, 3, name="stem", activation="relu")(i))
+    tsp.export(keras.Model(i, layers.Conv2D(5, 1, name="head")(x)), path, tail="logits")
+    try:
+        found = op_profile.profiles({"small": path}, rounds=2, warmup=1)["small"]
+    except RuntimeError as error:
+        pytest.skip(f"no profiler: {error}")
+    assert [one.layer for one in found if one.macs] == ["stem", "head"]
+    assert [one.macs for one in found if one.macs] == [14 * 14 * 27 * 8, 7 * 7 * 8 * 5]
+    assert any("Pool" in one.kind for one in found) and all(one.ms >= 0 for one in found)
+
+
+def test_a_row_of_the_gpu_table_says_why_it_misses_a_goal(scripts):
+    import gpu_table_row
+
+    expected = np.zeros((1, 10, 100, 2), "float32")
+    expected[..., 0] = np.linspace(0, 1, 1000).reshape(1, 10, 100)
+    answers = expected.copy()
+    answers[0, 0, :3, 1] += 0.01
+    found = gpu_table_row.compared(answers, expected)
+    assert found["agreement"] == pytest.approx(0.997)
+    assert 0 <= found["margin"] <= found["largest_margin"] < 0.01
+
+    same = gpu_table_row.compared(expected, expected)
+    row = {"status": "passed", "says": "", "fully_accelerated": True, "findings": []}
+    assert gpu_table_row.judged({**row, "cpu": same, "gpu": same}, "float32")["passes"]
+    missed = gpu_table_row.judged({**row, "cpu": found, "gpu": found}, "float32")
+    assert not missed["passes"] and len(missed["reasons"]) == 1, "the goal on the GPU is lower"
+    assert missed["reasons"][0].startswith("CPU: 99.700% of the pixels, not 99.9%")
+    refused = {**row, "status": "refused", "says": "CONV_3D", "fully_accelerated": False}
+    reasons = gpu_table_row.judged({**refused, "cpu": same, "gpu": None}, "int8")["reasons"]
+    assert reasons == ["refused: CONV_3D"]
+    wrong = {**row, "status": "wrong", "says": "logits differ", "cpu": same, "gpu": same}
+    wrong["gpu_in_float32"] = {"status": "passed", **same}
+    reasons = gpu_table_row.judged(wrong, "int8")["reasons"]
+    assert reasons[0] == "GPU to CPU: logits differ" and "in float32" in reasons[1]
+
+
+@pytest.mark.parametrize("transposed", [False, True])
+def test_classes_are_clusters_and_no_rounding_decides(scripts, transposed):
+    import segmenters
+
+    rng = np.random.default_rng(0)
+    truth = rng.integers(0, 3, (4, 16, 16))
+    images = 30 * np.eye(8)[truth] + 2 * rng.normal(size=(4, 16, 16, 8)) + 50
+    i = keras.Input((16, 16, 8))
+    x = layers.Conv2DTranspose(5, 2, strides=2)(i) if transposed else layers.Conv2D(5, 1)(i)
+    model = keras.Model(i, x)
+    segmenters.fit_classifier(model, images.astype("float32"))
+    answers = np.asarray(model(images))
+    found = answers.argmax(-1)[:, ::2, ::2] if transposed else answers.argmax(-1)
+    for one in range(3):
+        assert len(set(found[truth == one])) == 1, "a cluster is a class"
+    assert len(set(found.ravel())) == 3
+    noise = 0.01 * answers.std() * rng.normal(size=answers.shape)
+    assert (answers.argmax(-1) == (answers + noise).argmax(-1)).all()
+
+
+def test_trained_networks_are_named_with_their_variant(scripts, tmp_path):
+    import gpu_table
+
+    needed = [f"--data_dir={tmp_path}", f"--workdir={tmp_path}", f"--out={tmp_path / 'o.json'}"]
+    options = gpu_table.parse([*needed, "--trained=UNet=a.keras", "--trained=UNet:pruned=b.keras"])
+    assert options.trained == {("UNet", "dense"): "a.keras", ("UNet", "pruned"): "b.keras"}
+    assert len(set(gpu_table.wanted(options))) == len(gpu_table.segmenters.NETWORKS) * 2 * 3
+    with pytest.raises(SystemExit):
+        gpu_table.parse([*needed, "--trained=Unet=a.keras"])
+
+
+def test_plainest_way_to_integers_within_the_goal(scripts):
+    import quantisation
+
+    def row(network, way, loss):
+        return {"network": network, "way": way, "loss_points": loss}
+
+    rows = [row("a", "int8, trained", -1.0), row("a", "mixed", 1.0), row("a", "float16", 0.0)]
+    rows += [row("a", "int8, ai_edge", 1.1), row("b", "int8, trained", 1.1)]
+    assert quantisation.verdicts(rows) == {"a": "mixed", "b": None}

@@ -110,7 +110,10 @@ _IMAGES = flags.DEFINE_string("images", None, "export: folder of images, for int
 _SCALE = flags.DEFINE_float("scale", 1.0, "export: the network takes image * scale + offset.")
 _OFFSET = flags.DEFINE_float("offset", 0.0, "export: see --scale.")
 _REQUIRE_GPU = flags.DEFINE_boolean(
-    "require_gpu", False, "export: write only what the GPU delegate runs, whole and rightly."
+    "require_gpu",
+    False,
+    "export: write only what the GPU delegate runs, whole and rightly on --images (without a GPU"
+    " see tools/software_gpu.sh).",
 )
 _CLASSES = flags.DEFINE_string(
     "classes", None, "export: the data set's classes.json, for the JSON beside the file."
@@ -154,7 +157,7 @@ def main(argv, config_path=None):
         )
     takes = _OWN_FLAGS[verb] if config_path is None else _CONFIG_FLAGS
     names = [f"--{flag.name}" for flag in takes]
-    own = FLAGS.flags_by_module_dict()[__name__]
+    own = FLAGS.get_flags_for_module(__name__)
     strange = [f"--{flag.name}" for flag in own if flag.present and flag.name != "config"]
     strange = [name for name in strange if name not in names]
     if strange:
@@ -544,7 +547,7 @@ def _quiet():
 
 
 def _usage():
-    own = FLAGS.flags_by_module_dict()[__name__]
+    own = FLAGS.get_flags_for_module(__name__)
     lines = [
         f"  --{flag.name}: {flag.help.partition(';')[0]}"
         + (f" Default: {flag.default}." if flag.default else "")

@@ -74,3 +74,10 @@ def test_nothing_is_left_of_a_closed_one(tiny_tflite):
     process = model._process
     del model
     assert process.poll() is not None
+
+
+def test_a_closed_one_says_so(tiny_tflite, image):
+    with Sandbox(tiny_tflite) as model:
+        pass
+    with pytest.raises(ValueError, match="was closed. Expected"):
+        model.run([image])

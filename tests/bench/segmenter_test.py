@@ -13,7 +13,7 @@ import pytest
 from PIL import Image
 
 from tfseg_prune.bench import metadata, predict
-from tfseg_prune.bench.segmenter import Segmenter
+from tfseg_prune.bench.segmenter import Segmentation, Segmenter
 from tfseg_prune.data import images as data_images
 from tfseg_prune.deploy import export
 
@@ -139,6 +139,24 @@ def test_without_the_json_it_says_what_it_assumes(written, photo, tmp_path):
         assert next(iter(found.shares())) == "class 0"
 
 
+def test_numbers_that_are_no_class_are_no_share():
+    class_map = np.array([[0, 1, 1, -1, 2**31 - 1]], np.int32)
+    labels = metadata.labels_of(["road", "car"], 2)
+    found = Segmentation(np.zeros((1, 5, 3), np.uint8), class_map, labels)
+    assert found.shares() == {"car": 0.4, "road": 0.2}
+    np.testing.assert_array_equal(found.colors()[0, 3:], 0)
+
+
+def test_a_file_of_open_size_needs_a_fixed_one(tmp_path):
+    import tensorflow as tf
+
+    i = keras.Input((None, None, 3))
+    model = keras.Model(i, keras.layers.Conv2D(3, 1)(i))
+    (tmp_path / "x.tflite").write_bytes(tf.lite.TFLiteConverter.from_keras_model(model).convert())
+    with pytest.raises(ValueError, match=r"of a fixed size.*\[-1, -1, -1, 3\]"):
+        Segmenter(tmp_path / "x.tflite")
+
+
 def test_a_json_of_another_file_or_a_damaged_one_is_an_error(written, tmp_path):
     path = shutil.copy(written(), tmp_path / "x.tflite")
     beside = metadata.beside(path)
@@ -238,11 +256,11 @@ def test_a_folder_of_images_becomes_a_folder_of_overlays(written, photo, tmp_pat
     np.testing.assert_array_equal(np.array(Image.open(tmp_path / "out" / "b.png")), expected)
 
 
-def test_overlays_never_replace_their_images(written, photo, tmp_path):
+def test_overlays_never_lie_where_their_images_do(written, photo, tmp_path):
     image = tmp_path / "a.png"
     Image.fromarray(photo).save(image)
     for source, out in ((image, image), (tmp_path, tmp_path)):
-        with pytest.raises(ValueError, match="replace its image"):
+        with pytest.raises(ValueError, match="where their images do"):
             predict.predict(written(), source, out)
     with pytest.raises(ValueError, match="ends in .png"):
         predict.predict(written(), image, tmp_path / "b.jpg")

@@ -85,7 +85,7 @@ def _targets(source, out):
                 f"No images. Expected: a folder with files that end in {', '.join(IMAGE_SUFFIXES)}."
                 f" Received: '{source}'."
             )
-        if out.suffix or out.is_file() or not out.parent.is_dir():
+        if not out.is_dir() and (out.exists() or out.suffix or not out.parent.is_dir()):
             raise ValueError(
                 "The overlays can't be written. Expected: a folder, as the images are one, in an "
                 f"existing folder. Received: '{out}'."
@@ -95,11 +95,12 @@ def _targets(source, out):
             path: out / f"{path.stem if stems.count(path.stem) == 1 else path.name}.png"
             for path in images
         }
-    for image, target in targets.items():
-        if image.resolve() == target.resolve():
-            raise ValueError(
-                f"The overlay would replace its image. Expected: another place. Received: '{out}'."
-            )
+    if out.resolve() == source.resolve():
+        # In their folder overlays would be the next run's images, or replace them.
+        raise ValueError(
+            "Overlays do not lie where their images do. Expected: another place. Received:"
+            f" '{out}'."
+        )
     if source.is_dir():
         out.mkdir(exist_ok=True)
     return targets

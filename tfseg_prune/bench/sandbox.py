@@ -29,8 +29,9 @@ class Sandbox:
         seconds: after so long without an answer the process is ended. Defaults to `None`, 120.
 
     Attributes:
-        inputs, outputs: a dictionary per tensor, with `name`, `index`, `shape`, `dtype` and
-            `quantization` (scale and zero point) as the interpreter describes it.
+        inputs, outputs: a dictionary per tensor, with `name`, `index`, `shape`, `shape_signature`
+            (-1 is an open size), `dtype` and `quantization` (scale and zero point) as the
+            interpreter describes it.
         tensors: {index: dictionary} of all tensors that the interpreter knows.
 
     Raises:
@@ -83,6 +84,10 @@ class Sandbox:
         self.inputs, self.outputs = (
             tuple(_plain(entry) for entry in found[side]) for side in ("inputs", "outputs")
         )
+        if not self.inputs or not self.outputs:
+            self.close()
+            reason = f"its graph has {len(self.inputs)} inputs and {len(self.outputs)} outputs"
+            raise runtimes.broken(self.path, self.path.stat().st_size, reason)
 
     def __enter__(self):
         return self
@@ -142,6 +147,11 @@ class Sandbox:
 
     def _ask(self, message, arrays=()):
         """Sends a message and arrays; answers what came back."""
+        if self._process.stdin.closed:
+            raise ValueError(
+                f"{self.path} was closed. Expected: `run` before `close`, inside the `with` block. "
+                "Received: `run` behind it."
+            )
         late, process = threading.Event(), self._process
 
         def end():  # without `self`, which the timer's thread would keep alive
@@ -242,6 +252,7 @@ def _told(entry):
         "name": entry["name"],
         "index": int(entry["index"]),
         "shape": [int(size) for size in entry["shape"]],
+        "shape_signature": [int(size) for size in entry.get("shape_signature", entry["shape"])],
         "dtype": np.dtype(entry["dtype"]).str,
         "quantization": [float(scale), int(zero)],
     }

@@ -49,12 +49,15 @@ class Segmentation:
         """
         if not 0 <= opacity <= 1:
             raise ValueError(f"Invalid opacity. Expected: in [0, 1]. Received: {opacity!r}.")
-        mixed = (1 - opacity) * self.image.astype(np.float32) + opacity * self.colors()
-        return np.round(mixed).astype(np.uint8)
+        mixed = self.image * np.float32(1 - opacity)
+        mixed += self.colors() * np.float32(opacity)
+        return np.round(mixed, out=mixed).astype(np.uint8)
 
     def shares(self):
         """{name: share of the pixels} of the classes that are there, the largest first."""
-        counts = np.bincount(self.class_map.ravel(), minlength=len(self.labels))
+        # A file that nobody describes may answer numbers that are no class' id.
+        known = (self.class_map >= 0) & (self.class_map < len(self.labels))
+        counts = np.bincount(self.class_map[known], minlength=len(self.labels))
         found = {label.name: counts[label.id] / self.class_map.size for label in self.labels}
         return {
             name: found[name] for name in sorted(found, key=found.get, reverse=True) if found[name]
@@ -213,14 +216,17 @@ def _assume(path, model):
     shapes = [tuple(map(int, entry["shape"])) for entry in (takes, answers)]
     integer = np.issubdtype(answers["dtype"], np.integer) and not answers["quantization"][0]
     image = len(model.inputs) == 1 and len(shapes[0]) == 4 and shapes[0][::3] == (1, 3)
+    # An open size stands in the shape as 1.
+    image = image and min(takes["shape_signature"][1:]) > 0
     is_map = len(shapes[1]) == 3 and integer
     scores = len(shapes[1]) == 4 and shapes[1][3] > 1
     if not image or not (is_map or scores) or shapes[1][0] != 1:
         raise ValueError(
             "The model is no segmenter of single images. Expected: an input [1, height, width, 3] "
-            "and an output of class scores [1, height, width, classes] or of whole numbers [1, "
-            f"height, width]. Received: {path} with {len(model.inputs)} inputs, the first "
-            f"{list(shapes[0])}, that answers {np.dtype(answers['dtype'])} {list(shapes[1])}."
+            "of a fixed size and an output of class scores [1, height, width, classes] or of whole "
+            f"numbers [1, height, width]. Received: {path} with {len(model.inputs)} inputs, the "
+            f"first {takes['shape_signature']}, that answers {np.dtype(answers['dtype'])} "
+            f"{list(shapes[1])}."
         )
     classes = 256 if is_map else shapes[1][3]
     return descriptions.Metadata(

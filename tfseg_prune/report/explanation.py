@@ -32,7 +32,8 @@ def print_explanation(found, *, console=None):
     if console.width < _WIDE:
         columns = ["#", "op", "layer", "writes", "MACs", "padded"]
     for title in (*columns, "GPU"):
-        drawn.add_column(title, justify="left" if title in ("op", "layer", "GPU") else "right")
+        justify = "left" if title in ("op", "layer", "GPU") else "right"
+        drawn.add_column(title, justify=justify, overflow="fold")  # a cut name is none
     shown = [op for op in found.ops if not op.constant]
     for op in shown:
         cells = {
