@@ -16,9 +16,10 @@ ever noticed. On each such file a process does what a user's would:
 - `bench`: times it (`time_models`), of every `--bench_every`-th file.
 
 Each must answer or raise one ValueError. Another exception, the process' end (by a signal, or by
-an alarm after 300 s) or 1 GiB of memory more is a failure. What the process in which files run died
-of is no failure, and is counted: so often the user's would have died without it. An interrupted run
-goes on where it was.
+an alarm after 300 s) or 1 GiB of memory more is a failure; timing may take what the network takes,
+once another process has shown that it can be had. What the process in which files run died of is no
+failure, and is counted: so often the user's would have died without it. An interrupted run goes on
+where it was.
 """
 
 import argparse
@@ -29,7 +30,6 @@ import json
 import os
 import pathlib
 import re
-import resource
 import shlex
 import signal
 import sys
@@ -93,6 +93,7 @@ class Checker:
     def check(self, seed):
         """The row of one broken file."""
         from tests.deploy.mutations import draw
+        from tfseg_prune.bench import fresh, host
 
         signal.alarm(ALARM_S)
         mutation, source, data = draw(seed, self.sources)
@@ -100,19 +101,22 @@ class Checker:
         path.write_bytes(data)
         row = {"seed": seed, "mutation": mutation, "source": source, "bytes": len(data)}
         started = time.perf_counter()
-        row["stages"] = self.stages(path, source.partition("_")[2], seed)
-        row["seconds"] = time.perf_counter() - started
-        peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
+        fresh._reset_peak()
+        row["stages"] = self.stages(path, source.partition("_")[2])
+        peak = fresh._memory("VmHWM") / 2**20
         # What the first file takes is the libraries'.
         self.memory = peak if self.memory is None else self.memory
         row["memory_mib"] = peak - self.memory
         if row["memory_mib"] > MEMORY_MIB:
             row["stages"]["memory"] = [FAILURE, f"{row['memory_mib']:.0f} MiB"]
+        if seed % self.bench_every == 0:
+            few = {"min_runs": 3, "max_seconds": 0.1, "max_warmup_runs": 3}
+            row["stages"]["bench"] = _outcome(lambda: host.time_models({"broken": path}, **few))
+        row["seconds"] = time.perf_counter() - started
         signal.alarm(0)
         return row
 
-    def stages(self, path, tail, seed):
-        from tfseg_prune.bench import host
+    def stages(self, path, tail):
         from tfseg_prune.bench.segmenter import Segmenter
         from tfseg_prune.deploy import check_parity
         from tfseg_prune.deploy.contents import load_contents
@@ -135,9 +139,6 @@ class Checker:
             "predict": predicted,
             "parity": lambda: check_parity(self.model, path, self.images, tail=tail),
         }
-        if seed % self.bench_every == 0:
-            few = {"min_runs": 3, "max_seconds": 0.1, "max_warmup_runs": 3}
-            steps["bench"] = lambda: host.time_models({"broken": path}, **few)
         return {name: _outcome(step) for name, step in steps.items()}
 
 

@@ -88,6 +88,20 @@ def test_what_can_be_read_but_not_run_is_one_error_of_whoever_runs_it(
             run()
 
 
+@pytest.mark.parametrize("side", ["inputs", "outputs"])
+def test_a_name_that_no_runtime_can_tell_is_one_error(files, tmp_path, side):
+    data = bytearray(files().path.read_bytes())
+    graph = schema.Model.GetRootAs(data).Subgraphs(0)
+    tensor = graph.Tensors(graph.Inputs(0) if side == "inputs" else graph.Outputs(0))
+    data[tensor._tab.Vector(tensor._tab.Offset(10))] = 0x85
+    path = tmp_path / "broken.tflite"
+    path.write_bytes(data)
+    assert load_contents(path) and explain(path)
+    for run in (Segmenter, lambda path: host.time_models({"broken": path})):
+        with pytest.raises(ValueError, match="Expected: .*broken.tflite.*codec"):
+            run(path)
+
+
 @pytest.mark.parametrize("side", [schema.SubGraph.InputsLength, schema.SubGraph.OutputsLength])
 def test_a_graph_that_takes_or_answers_nothing_is_one_error(files, tmp_path, side):
     data = bytearray(files("int8", "argmax").path.read_bytes())

@@ -286,6 +286,9 @@ def interpreter(
     try:
         opened = module.Interpreter(model_path=str(path), **options)
         opened.allocate_tensors()
+        # Names that are no UTF-8 are errors as soon as anyone asks for them.
+        opened.get_input_details()
+        opened.get_output_details()
     except (ValueError, RuntimeError, MemoryError) as error:
         raise ValueError(
             f"The runtime refuses the model. Expected: a file that {name} {version} can run. "
