@@ -81,6 +81,31 @@ def test_how_the_process_ended_is_told(files, images, python, lines, status, say
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a system without sh")
+@pytest.mark.parametrize(
+    "precision, agreement, half, single, status",
+    [
+        ("int8", 0.95, 0.25, 0.1, "passed"),
+        ("int8", 0.95, 0.3, 0.3, "wrong"),
+        ("int8", 0.85, 0.25, 0.1, "wrong"),
+        ("int8", 0.95, 0.17, 1.0, "passed"),
+        ("float32", 0.999, 0.15, 0.03, "wrong"),
+    ],
+)
+def test_float32_decides_whether_int8_was_only_rounded(
+    files, images, python, precision, agreement, half, single, status
+):
+    found = {"finite": True, "fully_accelerated": True, "argmax_agreement": agreement}
+    answers = [json.dumps({**found, "rms_diff": rms}) for rms in (half, single)]
+    asked = """grep -q '"float32": true' jobs.json"""
+    python(STARTED, f"{asked} && echo '{answers[1]}' >0.json || echo '{answers[0]}' >0.json")
+    check = check_gpu(files(precision).path, images)
+    assert (check.status, check.rms_diff) == (status, half)
+    assert ("In float32: " in check.says) == (
+        precision == "int8" and half > 0.2 and agreement > 0.9
+    )
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a system without sh")
 def test_a_process_that_cannot_start_is_an_error(files, images, python):
     python("echo No room >&2; exit 1")
     with pytest.raises(RuntimeError, match="can't start.*status 1: No room"):
@@ -252,6 +277,21 @@ def test_each_file_has_its_own_end(gpu, tmp_path):
     assert checks[2].signal is None and "already a consumer" in checks[2].says
     assert [line.split(":")[0] for line in checks[3].left] == ["RESHAPE", "RESHAPE", "TRANSPOSE"]
     assert all(check.driver == gpu for check in checks)
+
+
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_what_the_gpu_answers_is_kept_where_it_ran(gpu, tmp_path):
+    names, images = ["int8", "shuffle-rank-5"], gpu_nets.images(3)
+    files = [(tmp_path / f"{name}.tflite", images, None) for name in names]
+    models = [gpu_nets.write(gpu_nets.CASES[name], path) for name, (path, *_) in zip(names, files)]
+    answers = [tmp_path / f"{name}.npy" for name in names]
+    ran, _ = check_gpu_files(files, answers=answers)
+    kept = np.load(answers[0])
+    expected = keras.ops.convert_to_numpy(models[0](images))
+    assert ran.passed and kept.shape == expected.shape and kept.dtype == np.float32
+    assert np.abs(kept - expected).max() < 0.1 * np.abs(expected).max()
+    assert not answers[1].exists()
 
 
 @pytest.mark.slow

@@ -193,6 +193,19 @@ CONVOLUTIONS = {
     "depthwise": Case(chain(layers.DepthwiseConv2D(3, padding="same"), norm, relu6)),
     "depthwise-dilated": Case(lambda x: layers.DepthwiseConv2D(3, dilation_rate=2)(x)),
     "depthwise-multiplier": Case(lambda x: layers.DepthwiseConv2D(3, depth_multiplier=2)(x)),
+    "depthwise-multiplier-1x1": Case(
+        lambda x: layers.DepthwiseConv2D(1, depth_multiplier=2)(x), "wrong"
+    ),
+    "depthwise-multiplier-1x1-one-channel": Case(
+        lambda x: layers.DepthwiseConv2D(1, depth_multiplier=8)(x), channels=1
+    ),
+    "depthwise-multiplier-1x2": Case(
+        lambda x: layers.DepthwiseConv2D((1, 2), depth_multiplier=2)(x)
+    ),
+    "depthwise-multiplier-int8": Case(
+        lambda x: layers.DepthwiseConv2D(3, depth_multiplier=2)(x), precision="int8"
+    ),
+    "depthwise-1x1-int8": Case(lambda x: layers.DepthwiseConv2D(1)(x), precision="int8"),
     "separable": Case(chain(layers.SeparableConv2D(8, 3), norm, relu)),
     "float16": Case(chain(conv(use_bias=False), norm, relu), precision="float16"),
     "dynamic": Case(chain(conv(use_bias=False), norm, relu), precision="dynamic"),
@@ -241,6 +254,27 @@ GROUPED = {
 } | {
     "grouped-int8": Case(grouped(4, 4, 2), precision="int8"),
     "grouped-float16-wrong": Case(grouped(2, 2, 4), "wrong", precision="float16"),
+    # A kernel of 1x1 in integers makes a matrix product, and that knows of no groups. The converter
+    # leaves short kernels of dynamic range files in float.
+    **{
+        f"grouped-1x1-{precision}": Case(grouped(16, 16, 4, size=1), verdict, 64, precision)
+        for precision, verdict in (
+            *(("int8", "wrong"), ("dynamic", "wrong")),
+            *(("float32", "ok"), ("float16", "ok")),
+        )
+    },
+    **{
+        f"grouped-1x1-{ins}-{outs}x{groups}-int8": Case(
+            grouped(ins, outs, groups, size=1), "wrong", ins * groups, "int8"
+        )
+        for ins, outs, groups in [(6, 6, 2), (8, 2, 2), (2, 2, 4), (1, 1, 6)]
+    },
+    "grouped-1x1-strides-int8": Case(
+        grouped(16, 16, 4, size=1, strides=2), "wrong", 64, precision="int8"
+    ),
+    "grouped-1x1-short-dynamic": Case(grouped(4, 4, 2, size=1), precision="dynamic"),
+    "grouped-1x2-int8": Case(grouped(16, 16, 4, size=(1, 2)), "ok", 64, precision="int8"),
+    "grouped-dynamic": Case(grouped(16, 16, 4), "ok", 64, precision="dynamic"),
 }
 SPLITS = {
     **{

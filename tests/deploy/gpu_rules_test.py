@@ -1,6 +1,7 @@
 """Each rule about GPU delegates beside the delegate itself: neither says what the other doesn't."""
 
 import collections
+import itertools
 import re
 
 import flatbuffers
@@ -153,17 +154,42 @@ def test_ops_that_converters_seldom_write_are_refused_too(holders, tmp_path):
     assert taken.passed and not taken.findings
 
 
-def convolution(ins, outs, groups):
+@pytest.mark.slow
+@pytest.mark.gpu
+def test_kernels_of_integers_that_another_op_unpacks_know_no_groups(gpu, tmp_path):
+    """Files of other tools: export writes none."""
+    pytest.importorskip("ai_edge_quantizer")
+    from ai_edge_quantizer import quantizer, recipe
+
+    cases = {
+        "dense": gpu_nets.Case(gpu_nets.conv(64), channels=64),
+        "grouped": gpu_nets.Case(gpu_nets.grouped(16, 16, 4), "wrong", 64),
+        "depthwise": gpu_nets.Case(layers.DepthwiseConv2D(3), channels=120),
+        "several": gpu_nets.Case(layers.DepthwiseConv2D(3, depth_multiplier=2), "dies", 120),
+    }
+    files = []
+    for name, case in cases.items():
+        path = tmp_path / f"{name}.tflite"
+        gpu_nets.write(case, path)
+        integers = quantizer.Quantizer(str(path), recipe.weight_only_wi8_afp32()).quantize()
+        path.write_bytes(integers.quantized_model)
+        files.append((path, gpu_nets.images(), None))
+    for check, case in zip(check_gpu_files(files, float32=True), cases.values()):
+        assert check.status == STATUS[case.verdict], check
+        assert {finding.verdict for finding in check.findings} == {case.verdict} - {"ok"}
+
+
+def convolution(ins, outs, groups, size=3, kind="FLOAT32"):
     """The contents of a file of one grouped convolution."""
 
     def tensor(name, shape, size=0):
-        return Tensor(name, shape, "FLOAT32", 0, size, False)
+        return Tensor(name, shape, kind, 0, size, False)
 
     return Contents(
         ops=(Op("CONV_2D", (0, 1), (2,)),),
         tensors=(
             tensor("images", (1, 9, 9, ins * groups)),
-            tensor("kernel", (outs * groups, 3, 3, ins), size=1),
+            tensor("kernel", (outs * groups, size, size, ins), size=1),
             tensor("net_1/mix_1/convolution", (1, 9, 9, outs * groups)),
         ),
         inputs=(0,),
@@ -173,14 +199,17 @@ def convolution(ins, outs, groups):
 
 
 def test_what_lowering_leaves_grouped_is_what_the_rule_lets_pass():
-    for ins in (1, 2, 4, 6, 8):
-        for outs in (1, 4, 6):
-            images = keras.Input((9, 9, 2 * ins))
-            mix = layers.Conv2D(2 * outs, 3, groups=2, padding="same", name="mix")
-            _, (said,) = lower(keras.Model(images, mix(images)))
-            findings = check_rules(convolution(ins, outs, 2))
-            # A group of one channel each way is a depthwise convolution, whatever it is called.
-            assert (not findings) == ("one grouped" in said or ins == outs == 1), (ins, outs, said)
+    cases = list(itertools.product((1, 2, 4, 6, 8), (1, 4, 6), (3,), ("float32",)))
+    for widths in ((1, 1), (4, 4), (4, 6)):
+        cases += [(*widths, 1, "float32"), (*widths, 1, "int8"), (*widths, 3, "int8")]
+    for ins, outs, size, kind in cases:
+        images = keras.Input((9, 9, 2 * ins))
+        mix = layers.Conv2D(2 * outs, size, groups=2, padding="same", name="mix")
+        _, (said,) = lower(keras.Model(images, mix(images)), precision=kind)
+        findings = check_rules(convolution(ins, outs, 2, size, kind.upper()))
+        # A group of one channel each way is a depthwise convolution, whatever it is called.
+        alike = ins == outs == 1 and (size, kind) != (1, "int8")
+        assert (not findings) == ("one grouped" in said or alike), (ins, outs, size, kind, said)
 
 
 def test_findings_name_the_keras_layer_the_reason_and_the_remedy(tmp_path):

@@ -142,6 +142,26 @@ def test_one_convolution_stays_where_groups_are_whole_slices(ins, outs):
     assert not grouped_in(lower(model, grouped="split")[0])
 
 
+@pytest.mark.parametrize("precision", ["dynamic", "int8", "int8x16", "mixed"])
+def test_no_convolution_of_1x1_integers_stays_grouped(precision):
+    images = keras.Input((*SIZE, 16))
+    for size, groups, stays in ((1, 2, False), (1, 16, False), (3, 2, True), ((1, 3), 4, True)):
+        model = keras.Model(images, layers.Conv2D(16, size, groups=groups)(images))
+        lowered, _ = lower(model, precision=precision)
+        assert bool(grouped_in(lowered)) == stays, (size, groups)
+        assert largest_difference(model, lowered) < 1e-5
+
+
+def test_what_reads_one_channel_and_answers_several_is_no_1x1_depthwise_convolution():
+    images = keras.Input((*SIZE, 4))
+    for size, kind in ((1, layers.Conv2D), (3, layers.DepthwiseConv2D)):
+        model = keras.Model(images, layers.Conv2D(8, size, groups=4)(images))
+        lowered, _ = lower(model)
+        weighted = [type(op) for op in operations(lowered) if getattr(op, "weights", ())]
+        assert set(weighted) == {kind} and not grouped_in(lowered)
+        assert largest_difference(model, lowered) < 1e-5
+
+
 def small(widths=(12, 12), groups=(4,)):
     """A network of one grouped convolution with batch normalisation after another."""
     keras.utils.set_random_seed(2)

@@ -23,12 +23,17 @@ SOFTWARE_GPU = "TFSEG_PRUNE_SOFTWARE_GPU"
 # Least share of pixels whose class must agree with the CPU's. Delegates compute in float16 and
 # unpack int8, which rounds otherwise than the CPU does.
 THRESHOLDS = {**_PARITY, "float32": 0.995, "float16": 0.995}
-# Most root mean square difference to the CPU's answer over its deviation. Rounding stays well
-# below; what delegates get wrong differs by 0.2 to 1.4.
+# Most root mean square difference to the CPU's answer over its deviation. What delegates get wrong
+# differs by 0.2 to 1.4, and less where much that is right goes beside it. In int8 roundings add up,
+# though each op is within one quantum: XNNPACK and TFLite's own kernels differ by up to 0.13 in a
+# DeepLabV3+, a delegate in float32 from them by 0.04 to 0.1, in float16 by up to 0.17.
 TOLERANCES = {
     **{"float32": 0.05, "float16": 0.05, "dynamic": 0.1, "int8x16": 0.1},
     **{"int8": 0.2, "mixed": 0.2},
 }
+# Where more than that may still be float16's rounding on top of int8's: float32 decides.
+_ROUNDED_TWICE = ("int8", "mixed")
+_DOUBTED = "doubted"
 _POLL_SECONDS = 0.02
 
 
@@ -98,6 +103,11 @@ def check_gpu(
     end it. The GPU is that of the machine, or where the environment variable
     `TFSEG_PRUNE_SOFTWARE_GPU` names a folder that `tools/software_gpu.sh` made, the software one.
 
+    Logits must come within 0.05 of the CPU's deviation (root mean square), 0.1 in files of dynamic
+    range and int8x16, 0.2 in int8 and mixed ones. Roundings of float16 on top of int8's add up in
+    deep networks: an int8 or mixed file that exceeds it is run once more in float32, which lessens
+    roundings and no errors, and that run decides. The figures stay the first run's.
+
     Args:
         tflite: path of the `.tflite` file, of one input `[1, height, width, channels]`.
         images: real images as the network takes them: an array or an iterable of batches, alone or
@@ -150,11 +160,11 @@ def check_gpu_files(files, *, threshold=None, float32=False, timeout=900, answer
     opened = [(path, contents.load_contents(path), model) for path, _, model in files]
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
-        jobs, counts = [], []
+        jobs, known = [], []
         for number, ((path, source, _), (_, inside, _)) in enumerate(zip(files, opened)):
             taken = _images(source, inside, path)
             np.save(folder / f"{number}.npy", taken)
-            counts.append(len(taken))
+            known.append(taken)
             images = str(folder / f"{number}.npy")
             kept = answers[number] if answers else None
             jobs.append(
@@ -167,19 +177,30 @@ def check_gpu_files(files, *, threshold=None, float32=False, timeout=900, answer
             )
         (folder / "jobs.json").write_text(json.dumps(jobs))
         ends = _run(folder, len(jobs), timeout)
-        return [
+        checks = [
             _verdict(
                 _Traces(folder, number),
                 ends.get(number),
                 timeout=timeout,
                 threshold=THRESHOLDS[inside.precision] if threshold is None else threshold,
                 tolerance=TOLERANCES[inside.precision],
+                decides=float32 or inside.precision not in _ROUNDED_TWICE,
                 path=pathlib.Path(path),
-                images=counts[number],
+                images=len(known[number]),
                 findings=check_rules(inside, model),
             )
             for number, (path, inside, model) in enumerate(opened)
         ]
+    doubted = [number for number, check in enumerate(checks) if check.status == _DOUBTED]
+    if doubted:
+        again = [(files[k][0], known[k], files[k][2]) for k in doubted]
+        again = check_gpu_files(again, threshold=threshold, float32=True, timeout=timeout)
+        for number, single in zip(doubted, again):
+            says = f"{checks[number].says}. In float32: {single.says}"
+            checks[number] = dataclasses.replace(
+                checks[number], status=single.status, signal=single.signal, says=says
+            )
+    return checks
 
 
 def _images(source, inside, path):
@@ -286,7 +307,9 @@ class _Traces:
         adapter = re.search(r"Selected adapter: (.*?), arch=", self.log)
         self.driver = adapter and adapter[1]
         list_of_ops = re.search(
-            r"not supported by GPU delegate:\n(.*?)\n\d+ operations will run", self.log, re.DOTALL
+            r"not supported by GPU delegate:\n(.*?)\n(?:\d+|No) operations? will run",
+            self.log,
+            re.DOTALL,
         )
         # DEQUANTIZE of weights is listed without a reason where another op is refused.
         lines = list_of_ops[1].splitlines() if list_of_ops else []
@@ -304,13 +327,14 @@ class _Traces:
         return self.found.get("missing") or (missing and (missing[1] or missing[2])) or "none found"
 
 
-def _verdict(traces, end, *, timeout, threshold, tolerance, **known):
+def _verdict(traces, end, *, timeout, threshold, tolerance, decides, **known):
     """The `GpuCheck` of one job.
 
     Args:
         traces: its `_Traces`.
         end: how the process ended at it: an exit code, `"timeout"`, or `None`, it went on.
         timeout, threshold, tolerance: limits.
+        decides: whether a difference above the tolerance is wrong, or only in doubt.
         known: fields of the `GpuCheck`.
     """
     found = traces.found
@@ -344,6 +368,8 @@ def _verdict(traces, end, *, timeout, threshold, tolerance, **known):
         told += f", logits differ by {rms:.2g} of their deviation"
     if not found["fully_accelerated"]:
         return GpuCheck(status="refused", says=f"not every op is accelerated; {told}", **known)
+    if finite and agreement >= threshold and rms > tolerance and not decides:
+        return GpuCheck(status=_DOUBTED, says=told, **known)
     if not finite or agreement < threshold or rms > tolerance:
         told += "" if finite else ", and some are no finite numbers"
         says = f"{told}. Expected: {threshold:.1%} and at most {tolerance:g}.{traces.complaint}"

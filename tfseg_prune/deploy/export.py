@@ -229,7 +229,7 @@ def export(
     options = {"tail": tail, "image_size": image_size}
     mixed = None
     with lowering.left_as_it_was(core):
-        lowered, log = lowering.lower(core, grouped=grouped, **options)
+        lowered, log = lowering.lower(core, grouped=grouped, precision=precision, **options)
         if quantizer == "ai_edge":
             data = convert(lowered, precision="float32", io="float32", images=None, **options)
         else:

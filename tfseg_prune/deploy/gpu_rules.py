@@ -132,17 +132,52 @@ def _known(op, graph):
     if most is None or op.version <= most:
         return None
     if op.name == "TRANSPOSE_CONV":
-        why, remedy = "with an activation in it", "keep the activation out of it, as `lower` does"
+        why = "with an activation in it"
+        remedy = "export it by tsp.export, which keeps the activation out of it"
     else:
         why, remedy = "of this kind", "use tensors of at most 4 dimensions and plain arithmetic"
     return "refused", f"{why} (version {op.version}, they know up to {most})", remedy
 
 
+def _of_integers(op, graph):
+    """In words, the kernel if it is of integers and 1x1 or unpacked by another op; else `None`."""
+    sides, writer = graph.shape(op.inputs[1])[1:3], graph.writer(op.inputs[1])
+    unpacked = writer is not None and writer.name == "DEQUANTIZE"
+    kind = graph.tensors[writer.inputs[0] if unpacked else op.inputs[1]].type
+    if kind.startswith("FLOAT") or not unpacked and sides != (1, 1):
+        return None
+    return f"{sides[0]}x{sides[1]} kernel of {kind.lower()}{', unpacked before' * unpacked}"
+
+
+def _depthwise(op, graph):
+    ins = graph.shape(op.inputs[0])[-1]
+    multiplier = graph.shape(op.inputs[1])[-1] // ins
+    if ins == 1 or multiplier == 1:
+        return None
+    remedy = "use a 1x1 Conv2D, or a larger kernel"
+    if graph.shape(op.inputs[1])[1:3] == (1, 1):
+        return "wrong", f"of {multiplier} answers to each channel by a 1x1 kernel", remedy
+    found = _of_integers(op, graph)
+    if found:
+        return "dies", f"of {multiplier} answers to each channel by a {found}", "export it anew"
+    return None
+
+
 def _grouped(op, graph):
     groups = graph.groups(op)
+    if groups == 1:
+        return None
+    found = _of_integers(op, graph)
+    if found:
+        # They take it for a matrix product, or unpack the kernel as if there were no groups.
+        return (
+            "wrong",
+            f"of {groups} groups by a {found}",
+            "export with grouped='auto', which splits it, or in float",
+        )
     ins, outs = graph.shape(op.inputs[1])[-1], graph.shape(op.inputs[1])[0] // groups
     whole = ins % _SLICE == 0 and outs % _SLICE == 0 and not graph.computed(op.inputs[1])
-    if groups == 1 or whole or ins == outs == 1:
+    if whole or ins == outs == 1:
         return None
     width = f"{ins} channels" if ins == outs else f"{ins} channels in and {outs} out"
     return (
@@ -178,7 +213,8 @@ def _argmax(op, graph):
     return (
         "wrong",
         f"of {shape[-1]} channels where all of them are negative",
-        "export with tail='argmax', which adds classes that never win, or export the logits",
+        "export it by tsp.export with tail='argmax', which adds classes that never win, or export "
+        "the logits",
     )
 
 
@@ -335,7 +371,11 @@ def _twice(op, graph):
 def _ranks(op, graph):
     most = max((len(tensor.shape) for tensor in graph.tensors_of(op)), default=1)
     if most > 4:
-        remedy = "reshape to at most 4 dimensions: (batch, height * width, groups, channels)"
+        remedy = (
+            "export it by tsp.export, which brings nearest upsampling, shuffles, windows and "
+            "attention to 4 by itself where it knows their form, or reshape: (batch, height * "
+            "width, groups, channels)"
+        )
         return "refused", f"of {most} dimensions", remedy
     if any(graph.computed(i) and not graph.shape(i) for i in op.inputs if i >= 0):
         return "refused", "of a number without dimensions", "keep dimensions: keepdims=True"
@@ -360,6 +400,7 @@ _RULES = {
     "BATCH_MATMUL": (_matrix_product,),
     "CONV_2D": (_grouped,),
     "CUMSUM": (_running_sum,),
+    "DEPTHWISE_CONV_2D": (_depthwise,),
     "DIV": (_infinite,),
     "GATHER": (_gather,),
     "LOG": (_infinite,),

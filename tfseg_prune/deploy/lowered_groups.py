@@ -14,6 +14,9 @@ from tfseg_prune.layers.gradual_conv import GradualConv2D
 GROUPED = ("auto", "grouped", "split")
 # GPU delegates pack channels in slices of so many and answer wrongly where a group ends inside one.
 _SLICE = 4
+# Precisions whose kernels are integers. GPU delegates take a 1x1 convolution of such a kernel for a
+# matrix product and leave its groups out of account.
+_INTEGERS = ("dynamic", "int8", "int8x16", "mixed")
 
 
 @saving.register_keras_serializable(package="tfseg_prune")
@@ -40,20 +43,29 @@ class Split(layers.Layer):
 
 
 def grouped_convolution(node, graph, choice):
-    """The `Lowering` of a grouped `Conv2D`; `choice` is one of `GROUPED`, see `lower`."""
-    conv = node.operation
+    """The `Lowering` of a grouped `Conv2D`.
+
+    Args:
+        node, graph: the call.
+        choice: `(grouped, precision)`, see `lower`.
+    """
+    conv, (grouped, precision) = node.operation, choice
     if not isinstance(conv, layers.Conv2D) or conv.groups == 1:
         return None
     ins, outs = conv.kernel.shape[-2], conv.filters // conv.groups
     width = f"{ins} channels in and {outs} out" if ins != outs else f"{ins} channels"
     width = f"{width.replace('1 channels', '1 channel') if ins == 1 else width} per group"
-    right = ins % _SLICE == 0 and outs % _SLICE == 0
-    if choice == "grouped" or choice == "auto" and right:
+    whole = ins % _SLICE == 0 and outs % _SLICE == 0
+    product = precision in _INTEGERS and tuple(conv.kernel_size) == (1, 1)
+    if whole and product:
+        width += " of a 1x1 kernel of integers"
+    right = whole and not product
+    if grouped == "grouped" or grouped == "auto" and right:
         warned = "" if right else ", which GPU delegates get wrong"
         return Lowering(f"{width}: one grouped convolution{warned}")
     plain = layers.Conv2D
     if type(conv).call is not plain.call or type(conv).convolution_op is not plain.convolution_op:
-        if choice == "split":
+        if grouped == "split":
             raise ExportError(
                 f"Can't split the layer '{conv.name}'. Expected: a keras.layers.Conv2D. Received:"
                 f" a {type(conv).__name__}, which computes in a way of its own. Remedy:"
@@ -62,8 +74,10 @@ def grouped_convolution(node, graph, choice):
         return Lowering(
             f"{width}: a {type(conv).__name__}, which can't be split; GPU delegates get it wrong"
         )
-    # TensorFlow has no depthwise convolution whose strides differ.
-    if ins == 1 and len(set(conv.strides)) == 1:
+    # TensorFlow has no depthwise convolution whose strides differ, and GPU delegates get one wrong
+    # that has a 1x1 kernel and several answers to a channel.
+    each = outs == 1 or tuple(conv.kernel_size) != (1, 1)
+    if ins == 1 and len(set(conv.strides)) == 1 and each:
         return Lowering(f"{width}: one depthwise convolution", _depthwise)
     return Lowering(f"{width}: split into {conv.groups} convolutions", _split)
 

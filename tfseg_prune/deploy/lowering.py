@@ -31,15 +31,16 @@ from tfseg_prune.graph.nodes import functional, is_nested, rewire, tensors_in
 __all__ = ["GROUPED", "Lowering", "Parts", "Split", "left_as_it_was", "lower", "summarised"]
 
 
-def lower(model, *, grouped="auto", tail=None, image_size=None):
+def lower(model, *, grouped="auto", precision="float32", tail=None, image_size=None):
     """A model that answers the same, of layers that phones compute rightly.
 
     Grouped convolutions: GPU delegates compute one grouped CONV_2D rightly only where the channels
-    of a group, those that it reads and those that it writes, are multiples of 4. Others become one
-    convolution per group of split channels, joined again, or a depthwise convolution where a group
-    reads one channel. Batch normalisation and activations behind move to the parts, since the
-    converter folds them into a convolution but not through a concatenation. Gradual convolutions
-    stay: dense ones, whose connections between groups are zeros or fading.
+    of a group, those that it reads and those that it writes, are multiples of 4, and none with a
+    1x1 kernel of integers. Others become one convolution per group of split channels, joined again,
+    or a depthwise convolution where a group reads one channel. Batch normalisation and activations
+    behind move to the parts, since the converter folds them into a convolution but not through a
+    concatenation. Gradual convolutions stay: dense ones, whose connections between groups are zeros
+    or fading.
 
     GPU delegates refuse tensors of more than four dimensions. Upsampling by the nearest pixel
     becomes a resize of images; reshapes and transpositions between, such as a channel shuffle, a
@@ -58,6 +59,7 @@ def lower(model, *, grouped="auto", tail=None, image_size=None):
         model: functional `keras.Model`. It isn't changed; what stays is shared with the answer.
         grouped: `"auto"`, as above; `"grouped"`, all stay one convolution; `"split"`, none does.
             Defaults to `"auto"`.
+        precision: of the file, see `export`. Defaults to `"float32"`.
         tail: the end that the file is to have, see `with_tail`: for `"argmax"` the answer has
             more classes, which are never the largest. Defaults to `None`, none of its own.
         image_size: `(height, width)` for a model that takes any size: what depends on it is then
@@ -90,7 +92,7 @@ def lower(model, *, grouped="auto", tail=None, image_size=None):
     scores = last_scores(model) if tail == "argmax" else None
     # {what decides on a call: the user's choice}
     table = {
-        grouped_convolution: grouped,
+        grouped_convolution: (grouped, precision),
         gradual_convolution: None,
         enlarged_by_repetition: None,
         moved_in_many_dimensions: None,

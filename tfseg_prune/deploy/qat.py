@@ -244,7 +244,7 @@ def quantised(model, representative, *, representative_images=100, image_size=No
     'int8'
     """
     twin.check_installed("tensorflow_model_optimization")
-    lowered, log = lowering.lower(tails.functional(model), grouped=grouped)
+    lowered, log = lowering.lower(tails.functional(model), grouped=grouped, precision="int8")
     wrapped = tails.with_tail(lowered, "upsampled", image_size=image_size)
     seen = representatives(representative, representative_images, wrapped.input_shape[1:])
     with quiet():
