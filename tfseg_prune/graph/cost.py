@@ -16,7 +16,9 @@ biases and two operations per BN element and counts transposed convolutions at o
 **Padded MACs.** GPU delegates pack channels in slices of 4 and compute whole slices: padded MACs
 count every width that a term multiplies (of a grouped convolution, that of each group) rounded up
 to a multiple of 4, the 3 channels of an image and the classes included. What they exceed MACs by
-is work for nothing. Widths that no rule follows (a constant kernel's answers) count as they are.
+is work for nothing. Widths that no rule follows (a constant kernel's answers) count as they are,
+and so does, in a smaller model, the one channel that a plan leaves of a tensor whose tokens are
+mixed or multiplied: of an axis of length 1 nobody sees that it holds channels.
 
 Every term is a constant times sums of unit weights, so one function serves a keep-mask, soft
 masks in [0, 1] (differentiable through `keras.ops`) and a budget search.
