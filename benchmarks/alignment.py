@@ -206,9 +206,9 @@ def main():
         "rows": [by_name[name] for name in options.networks],
     }
     atomic.write_text(options.out, json.dumps(result, indent=1) + "\n")
-    import show
+    import tables_files
 
-    show.alignment(result, Console(width=None if sys.stdout.isatty() else 160))
+    tables_files.alignment(result, Console(width=None if sys.stdout.isatty() else 160))
 
 
 if __name__ == "__main__":

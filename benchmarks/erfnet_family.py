@@ -127,9 +127,9 @@ def main():
         "rows": compare(rows),
     }
     atomic.write_text(options.out, json.dumps(result, indent=1) + "\n")
-    import show
+    import tables_surgery
 
-    show.erfnet_family(result, Console(width=None if sys.stdout.isatty() else 160))
+    tables_surgery.erfnet_family(result, Console(width=None if sys.stdout.isatty() else 160))
 
 
 if __name__ == "__main__":

@@ -188,9 +188,9 @@ def main():
         "rows": [by_key[key] for key in wanted(options)],
     }
     atomic.write_text(options.out, json.dumps(result, indent=1) + "\n")
-    import show
+    import tables_files
 
-    show.gpu_table(result, Console(width=None if sys.stdout.isatty() else 160))
+    tables_files.gpu_table(result, Console(width=None if sys.stdout.isatty() else 160))
 
 
 if __name__ == "__main__":

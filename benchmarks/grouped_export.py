@@ -200,9 +200,9 @@ def main():
         "rows": rows,
     }
     atomic.write_text(options.out, json.dumps(result, indent=1) + "\n")
-    import show
+    import tables_files
 
-    show.grouped_export(result, Console(width=None if sys.stdout.isatty() else 160))
+    tables_files.grouped_export(result, Console(width=None if sys.stdout.isatty() else 160))
 
 
 if __name__ == "__main__":

@@ -128,9 +128,9 @@ def main():
         "rows": [measure(name) for name in NETWORKS],
     }
     atomic.write_text(options.out, json.dumps(result, indent=1) + "\n")
-    import show
+    import tables_surgery
 
-    show.keras_hub(result, Console(width=None if sys.stdout.isatty() else 160))
+    tables_surgery.keras_hub(result, Console(width=None if sys.stdout.isatty() else 160))
 
 
 if __name__ == "__main__":
