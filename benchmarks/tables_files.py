@@ -104,9 +104,6 @@ def gpu_table(result, console):
         told = f"{row['name']} {row['variant']} {row['precision']}"
         for reason in [row["error"]] if "error" in row else row["reasons"]:
             console.print(f"{told}: {reason}", markup=False, soft_wrap=True)
-        if row["precision"] == "float32":
-            for says in row.get("lowered", ()):
-                console.print(f"{told}, lowered: {says}", markup=False, soft_wrap=True)
     drivers = {row["driver"] for row in rows if row.get("driver")}
     console.print(f"GPU: {', '.join(sorted(drivers)) or 'none'}", markup=False)
 
