@@ -28,6 +28,8 @@ _MULTIPLY = re.compile(
     r"^(Delegate/)?(Convolution|Deconvolution|Fully Connected|Batch Matrix Multiply)|"
     r"^(CONV_2D|DEPTHWISE_CONV_2D|TRANSPOSE_CONV|FULLY_CONNECTED|BATCH_MATMUL)$"
 )
+# How the lowering of grouped convolutions calls their parts.
+_PART = re.compile(r"_group_\d+$")
 
 
 class _Event(ctypes.Structure):
@@ -220,7 +222,8 @@ def why(dense, small, *, most=5):
     - without MACs: what doesn't multiply (resizing, adding, copying), which shrinks by less than r.
 
     Args:
-        dense, small: lists of `OpTime`, of which those that multiply are the same layers.
+        dense, small: lists of `OpTime`, of which those that multiply are the same layers, whole or
+            split.
         most: how many ops are told. Defaults to `5`.
 
     Returns:
@@ -228,7 +231,7 @@ def why(dense, small, *, most=5):
         network's time (their sum is 1 less the realised speed-up fraction), `ops`, those that lost
         most, and `kinds` of operators.
     """
-    pairs = list(zip(*([op for op in ops if op.macs] for ops in (dense, small)), strict=True))
+    pairs = list(zip(_joined(dense), _joined(small), strict=True))
     ratio = sum(b.macs for _, b in pairs) / sum(a.macs for a, _ in pairs)
     whole = sum(op.ms for op in small)
     lost = [(b.ms - a.ms * b.macs / a.macs, a, b) for a, b in pairs]
@@ -250,6 +253,19 @@ def why(dense, small, *, most=5):
         ],
         "kinds": _kinds(dense, small),
     }
+
+
+def _joined(ops):
+    """Those that multiply, one for all parts of a grouped convolution that export split."""
+    found = []
+    for op in ops:
+        layer = _PART.sub("", op.layer)
+        if op.macs and layer != op.layer and found and found[-1].layer == layer:
+            first = found.pop()
+            op = dataclasses.replace(op, ms=first.ms + op.ms, macs=first.macs + op.macs)
+        if op.macs:
+            found.append(dataclasses.replace(op, layer=layer))
+    return found
 
 
 def _kinds(dense, small):

@@ -431,6 +431,12 @@ def test_what_is_missing_to_the_promised_time_is_divided_without_a_rest(scripts)
     assert found["mix"] == pytest.approx(0), "all layers lost the same share"
     assert [op["layer"] for op in found["ops"]] == ["a", "b"]
     assert found["kinds"][add] == {"ms": [1.0, 0.9], "macs": [0, 0]}
+    parts = ops((conv, 3.0, "a_group_0", 150), (add, 0.9, "", 0), (conv, 1.0, "a_group_1", 150))
+    split = op_profile.why(dense, [*parts, *small[2:]])
+    assert {**split, "kinds": None, "ops": None} == {**found, "kinds": None, "ops": None}
+    assert [(op["layer"], op["ms"], op["macs"]) for op in split["ops"]] == [
+        (op["layer"], op["ms"], op["macs"]) for op in found["ops"]
+    ]
 
 
 def test_operators_that_multiply_get_the_names_of_the_files_ops(scripts):
