@@ -177,6 +177,7 @@ print(keras.backend.backend(), parity.argmax_agreement)
 """
 
 
+@pytest.mark.slow
 def test_other_backend_exports_the_same_file(files, tmp_path):
     root = pathlib.Path(__file__).parents[2]
     done = subprocess.run(

@@ -20,7 +20,7 @@ from tfseg_prune.graph.ids import Channels
 from tfseg_prune.methods.oneshot import plan
 from tfseg_prune.search import Budget, BudgetError
 
-EXAMPLES = 40
+EXAMPLES = 20
 
 
 @pytest.fixture(scope="module")

@@ -71,6 +71,7 @@ def test_uniform_three_quarters_have_the_papers_parameters(resnet101):
     assert (cost.params, cost.macs) == (40_179_797, 49_277_240_192)
 
 
+@pytest.mark.slow
 def test_trains_at_odd_size(checks):
     model = models.deeplab_v3(3, (33, 47, 3), head="plus", output_stride=32)
     assert _atrous_rates(model) == [3, 6, 9]
