@@ -2,6 +2,8 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+# A process takes some 2 GB, hence four at most.
+PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: quickstart test test-slow clean
 
@@ -9,10 +11,10 @@ quickstart: $(VENV)/installed
 	$(BIN)/tfseg-prune run --config=configs/streets_quickstart.py --workdir=runs/quickstart
 
 test: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q
+	$(PYTEST)
 
 test-slow: $(VENV)/installed-dev
-	$(BIN)/python -m pytest -q -m slow
+	$(PYTEST) -m slow
 
 $(VENV)/bin/python:
 	$(PYTHON) -c 'import sys; assert sys.version_info >= (3, 11), f"Python 3.11 or later is needed, this is {sys.version}"'

@@ -5,6 +5,10 @@ import pathlib
 import setuptools
 
 HERE = pathlib.Path(__file__).parent
+# int8 by the other quantizer, and mixed precision.
+QUANTIZER = ["ai-edge-quantizer>=0.10.0"]
+# Quantisation-aware training, on a tf_keras copy.
+TFMOT = ["tensorflow-model-optimization>=0.8.1", "tf-keras>=2.21.0"]
 
 setuptools.setup(
     name="tfseg-prune",
@@ -32,14 +36,19 @@ setuptools.setup(
         "tensorflow>=2.21.0",  # the LiteRT converter, and the default backend
     ],
     extras_require={
-        # int8 by the other quantizer, and mixed precision.
-        "quantizer": ["ai-edge-quantizer>=0.10.0"],
-        # Quantisation-aware training, on a tf_keras copy.
-        "tfmot": ["tensorflow-model-optimization>=0.8.1", "tf-keras>=2.21.0"],
+        "quantizer": QUANTIZER,
+        "tfmot": TFMOT,
         # A Linux board that only times files: `pip install --no-deps tfseg-prune` beside these two.
         # tflite-runtime 2.14 cannot work with numpy 2, hence an environment of its own.
         "edge": ["tflite-runtime>=2.14.0; python_version < '3.12'"],
-        "dev": ["hypothesis>=6.170", "jax>=0.10.2", "pytest>=9.2"],
+        "dev": [
+            *QUANTIZER,  # what an extra does is tested, too
+            *TFMOT,
+            "hypothesis>=6.170",
+            "jax>=0.10.2",
+            "pytest>=9.2",
+            "pytest-xdist>=3.8",  # the suite in several processes: half the time on two cores
+        ],
     },
     entry_points={"console_scripts": ["tfseg-prune = tfseg_prune.main:console"]},
 )
