@@ -4,7 +4,7 @@ python benchmarks/fuzz_tflite.py --tries=10000 --seed=1 --workers=2    # about a
 python benchmarks/fuzz_tflite.py --only=1000123                        # one of them again
 python benchmarks/show.py benchmarks/results/fuzz_tflite.json
 
-Good files of a network with all kinds of convolutions, in every precision and tail, are cut,
+Good files of a network with all kinds of convolutions, in four precisions and two tails, are cut,
 flipped, overwritten, spliced, blanked and shifted by a seed of their own each
 (`tests.deploy.mutations`), mostly in their tables, since what is changed in the weights is hardly
 ever noticed. On each such file a process does what a user's would:
@@ -264,6 +264,7 @@ def main():
         return
     with tempfile.TemporaryDirectory() as temporary:
         folder = options.folder or pathlib.Path(temporary)
+        folder.mkdir(parents=True, exist_ok=True)
         if not (folder / "model.keras").exists():
             write_sources(folder)
         if options.only is not None:

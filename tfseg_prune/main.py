@@ -107,6 +107,9 @@ _GROUPED = flags.DEFINE_enum(
     "export: grouped convolutions: auto (what GPUs compute rightly), grouped (one op), split.",
 )
 _IMAGES = flags.DEFINE_string("images", None, "export: folder of images, for int8 and the check.")
+_IMAGE_SIZE = flags.DEFINE_string(
+    "image_size", None, "export: height,width in pixels, for a network that takes any size."
+)
 _SCALE = flags.DEFINE_float("scale", 1.0, "export: the network takes image * scale + offset.")
 _OFFSET = flags.DEFINE_float("offset", 0.0, "export: see --scale.")
 _REQUIRE_GPU = flags.DEFINE_boolean(
@@ -127,8 +130,8 @@ _OWN_FLAGS = {
     "inspect": (_MODEL, _OUT, _JSON),
     "prune": (_MODEL, _OUT, _PLAN, _MACS, _PARAMS, _PADDED_MACS, _CRITERION, _RANKING, _SCOPE)
     + (_ALIGN, _FLOOR, _EXCLUDE, _SEED, _FOLD),
-    "export": (_MODEL, _OUT, _PRECISION, _QUANTIZER, _MAX_LOSS, _TAIL, _GROUPED, _IMAGES, _SCALE)
-    + (_OFFSET, _CLASSES, _REQUIRE_GPU),
+    "export": (_MODEL, _OUT, _PRECISION, _QUANTIZER, _MAX_LOSS, _TAIL, _GROUPED, _IMAGES)
+    + (_IMAGE_SIZE, _SCALE, _OFFSET, _CLASSES, _REQUIRE_GPU),
     "bench": (_OUT, _THREADS),
     "explain": (_TFLITE, _JSON, _OVERLAY),
     "predict": (_TFLITE, _IMAGE, _OUT, _OPACITY, _THREADS),
@@ -337,17 +340,20 @@ def _export(_):
     from tfseg_prune.data import folder
     from tfseg_prune.pipeline import files
 
+    size = _image_size()
     model = files.load_model(_MODEL.value)
     labels = folder.read_classes(_CLASSES.value)[0] if _CLASSES.value else None
     images, checked = None, "not compared with the model: no --images"
     if _IMAGES.value:
         shape = model.input_shape
-        if not isinstance(shape, tuple) or len(shape) != 4 or None in shape[1:]:
+        rgb = isinstance(shape, tuple) and len(shape) == 4 and shape[3] == 3
+        if not rgb or None in (size or shape[1:3]):
             raise ValueError(
-                f"'{_MODEL.value}' takes no --images. Expected: a network for images of one fixed"
-                f" size, (None, height, width, 3). Received: {shape}"
+                f"'{_MODEL.value}' takes no --images. Expected: a network for images of one size,"
+                f" (None, height, width, 3). Received: {shape}. Remedy: if only the size is open,"
+                " give --image_size=height,width"
             )
-        images = data.read_folder(_IMAGES.value, shape[1:3])
+        images = data.read_folder(_IMAGES.value, size or shape[1:3])
         images = images * np.float32(_SCALE.value) + np.float32(_OFFSET.value)
     written = tsp.export(
         model,
@@ -356,6 +362,7 @@ def _export(_):
         quantizer=_QUANTIZER.value,
         max_loss=_MAX_LOSS.value,
         tail=_TAIL.value,
+        image_size=size,
         grouped=_GROUPED.value,
         representative=images,
         labels=labels,
@@ -381,6 +388,19 @@ def _export(_):
         print(f"  GPU: {written.gpu.says}")
     elif not written.findings:
         print("  No rule speaks against GPU delegates; --require_gpu runs one")
+
+
+def _image_size():
+    """`--image_size` as `(height, width)`, or `None`."""
+    if _IMAGE_SIZE.value is None:
+        return None
+    sides = _IMAGE_SIZE.value.split(",")
+    if len(sides) != 2 or not all(side.isdecimal() and int(side) for side in sides):
+        raise ValueError(
+            "--image_size makes no sense. Expected: height,width in pixels, such as 360,480."
+            f" Received: {_IMAGE_SIZE.value!r}"
+        )
+    return tuple(map(int, sides))
 
 
 def _bench(paths):

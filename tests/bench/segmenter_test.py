@@ -103,9 +103,11 @@ def test_a_photo_may_be_a_path_or_an_image_and_stands_upright(written, photo, tm
     turned = picture.transpose(Image.Transpose.ROTATE_90)
     turned.save(tmp_path / "turned.png", exif=exif)
     picture.convert("RGBA").save(tmp_path / "a.png")
+    picture.save(tmp_path / "damaged.png", exif=b"Exif\0\0no TIFF file")
     with Segmenter(written()) as segmenter:
         expected = segmenter(photo).class_map
-        for given in (tmp_path / "a.png", str(tmp_path / "turned.png"), picture):
+        files = (tmp_path / "a.png", str(tmp_path / "turned.png"), tmp_path / "damaged.png")
+        for given in (*files, picture):
             np.testing.assert_array_equal(segmenter(given).class_map, expected)
 
 
@@ -144,6 +146,8 @@ def test_numbers_that_are_no_class_are_no_share():
     labels = metadata.labels_of(["road", "car"], 2)
     found = Segmentation(np.zeros((1, 5, 3), np.uint8), class_map, labels)
     assert found.shares() == {"car": 0.4, "road": 0.2}
+    alike = Segmentation(found.image, class_map, metadata.labels_of(["road", "road"], 2))
+    assert alike.shares() == {"road": pytest.approx(0.6)}
     np.testing.assert_array_equal(found.colors()[0, 3:], 0)
 
 
@@ -213,6 +217,7 @@ def test_the_json_says_what_the_file_is(written):
         (["a", "b", 3], "class 2.*3"),
         ([("a", (1, 2)), "b", "c"], "class 0"),
         ([("a", "red"), "b", "c"], "class 0"),
+        ([("a", (0.5, 0.2, 1.0)), "b", "c"], "class 0.*whole numbers"),
     ],
 )
 def test_labels_must_be_the_networks(network, tmp_path, labels, words):
@@ -237,6 +242,22 @@ def test_a_network_of_other_channels_has_no_json(tmp_path):
     assert written.metadata is None and os.listdir(tmp_path) == ["x.tflite"]
     with pytest.raises(ValueError, match="no segmenter of single images"):
         Segmenter(written.path)
+    with pytest.raises(ValueError, match="No JSON can hold.*4 channels"):
+        export(model, tmp_path / "x.tflite", labels=["a", "b"])
+
+
+def test_a_network_of_grey_images_sees_them_so(tmp_path, photo):
+    i = keras.Input((*SIZE, 1))
+    dark = keras.layers.Conv2D(2, 1, kernel_initializer="zeros")
+    model = keras.Model(i, dark(i))
+    dark.set_weights([np.array([[[[-1.0, 0.0]]]]), np.array([100.0, 0.0])])
+    written = export(model, tmp_path / "x.tflite", labels=["dark", "light"])
+    assert written.metadata.input.channels == "GRAY"
+    grey = Image.fromarray(photo).resize(SIZE[::-1], Image.Resampling.BILINEAR)
+    with Segmenter(written.path) as segmenter:
+        found = segmenter(grey)
+    np.testing.assert_array_equal(found.class_map, np.asarray(grey.convert("L")) >= 100)
+    assert 0.05 < found.class_map.mean() < 0.95
 
 
 def test_a_folder_of_images_becomes_a_folder_of_overlays(written, photo, tmp_path):

@@ -140,6 +140,15 @@ def test_full_disk_leaves_the_old_file_and_nothing_else(model, tmp_path, monkeyp
         ({"precision": "int8", "representative": []}, "No representative images"),
         ({"precision": "int8", "representative": [np.zeros((1, 8, 8, 3))]}, "32, 48, 3.*8, 8, 3"),
         ({"precision": "int8", "representative": np.full((32, 48, 3), np.nan)}, "finite"),
+        (
+            {"precision": "int8", "representative": [], "representative_images": -1},
+            "representative_images.*-1",
+        ),
+        ({"scale": 0}, "scale=0"),
+        ({"offset": float("inf")}, "offset=inf"),
+        ({"scale": [1 / 58, 1 / 57, 1 / 57]}, "two finite numbers.*Normalization"),
+        ({"threshold": float("nan")}, "threshold.*nan"),
+        ({"max_loss": -1}, "max_loss.*-1"),
     ],
 )
 def test_bad_options_are_clear_errors(model, tmp_path, options, message):

@@ -1,6 +1,7 @@
 """Quantisation-aware training: what trains is what the file computes."""
 
 import importlib.util
+import types
 
 import keras
 import numpy as np
@@ -52,6 +53,42 @@ def test_before_training_it_is_the_network_but_for_rounding(network, model, imag
     expected, found = np.asarray(model(images)), network.predict(images)
     gap = np.abs(found - expected).max() / np.abs(expected).max()
     assert 1e-4 < gap < 0.05, "not at all rounded, or too much"
+
+
+KERNEL_SHAPES = {
+    "Conv2D": (3, 3, 4, 5),
+    "Conv2DTranspose": (3, 3, 5, 4),
+    "DepthwiseConv2D": (3, 3, 4, 2),
+    "Dense": (4, 5),
+}
+
+
+@pytest.mark.parametrize("kind", KERNEL_SHAPES)
+def test_kernels_are_rounded_as_their_file_has_them(kind):
+    from tfseg_prune.deploy import tfmot_config
+
+    assert tfmot_config.KERNELS.keys() == KERNEL_SHAPES.keys()
+    _, axes = tfmot_config.KERNELS[kind]
+    shape = KERNEL_SHAPES[kind]
+    rng = np.random.default_rng(0)
+    # Channels of very different sizes: a scale that several share would show.
+    sizes = [
+        10.0 ** rng.uniform(-2, 2, n) if axis in axes else np.ones(n)
+        for axis, n in enumerate(shape)
+    ]
+    kernel = rng.normal(size=shape)
+    for axis, size in enumerate(sizes):
+        kernel *= np.expand_dims(size, [other for other in range(len(shape)) if other != axis])
+    kernel = kernel.astype("float32")
+    state = types.SimpleNamespace(mode="train")
+    weights = tfmot_config.Weights(axes, state)
+    rows = np.moveaxis(kernel, axes, range(len(axes)))
+    rows = rows.reshape(*rows.shape[: len(axes)], -1)
+    scale = np.abs(rows).max(axis=-1, keepdims=True) / 127
+    found = np.moveaxis(weights(kernel, True, {}).numpy(), axes, range(len(axes)))
+    np.testing.assert_allclose(found.reshape(rows.shape), np.round(rows / scale) * scale, rtol=1e-5)
+    state.mode = "export"
+    np.testing.assert_array_equal(weights(kernel, True, {}), kernel)
 
 
 def small():

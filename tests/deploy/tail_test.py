@@ -92,6 +92,7 @@ ANY = keras.Input((None, None, 3), name="any")
         (functional([IMAGE, OTHER], layers.Add()([IMAGE, OTHER])), "one input.*image, other"),
         (functional(IMAGE, [layers.ReLU()(IMAGE)] * 2), "one output"),
         (functional(IMAGE, layers.GlobalMaxPooling2D(name="pool")(IMAGE)), "rank 4.*'pool'"),
+        (functional(IMAGE, layers.Conv2D(1, 1)(IMAGE)), "two classes.*1 channel.*concatenate"),
         (functional(ANY, layers.Conv2D(2, 1)(ANY)), "input size.*'any'.*image_size="),
     ],
 )

@@ -6,7 +6,8 @@
      "model": "deeplab_v3_plus",
      "package": "tfseg_prune 0.1.0",
      "input": {"height": 176, "width": 240, "channels": "RGB", "type": "float32",
-               "scale": 1.0, "offset": 0.0},     takes pixel * scale + offset, pixel in [0, 255]
+               "scale": 1.0, "offset": 0.0},     takes pixel * scale + offset, pixel in [0, 255];
+                                                 "GRAY" for one channel, of luma (ITU-R 601)
      "output": {"meaning": "logits", "height": 176, "width": 240, "classes": 11,
                 "type": "float32"},              or "class_map": the class' id for each pixel
      "labels": [{"id": 0, "name": "sky", "color": [128, 128, 128]}, ...],
@@ -23,6 +24,7 @@ import dataclasses
 import hashlib
 import json
 import math
+import operator
 import pathlib
 import re
 
@@ -31,6 +33,8 @@ from tfseg_prune.bench import schema
 
 FORMAT_VERSION = 1
 MEANINGS = ("logits", "class_map")
+# Channel orders, and how many channels each has.
+CHANNELS = {"RGB": 3, "GRAY": 1}
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -52,7 +56,7 @@ class Input:
 
     Args:
         height, width: in pixels.
-        channels: their order. Defaults to `"RGB"`.
+        channels: `"RGB"` or `"GRAY"`. Defaults to `"RGB"`.
         type: of the tensor, such as `"float32"`, `"int8"`. Defaults to `"float32"`.
         scale, offset: see above. Default to `1.0` and `0.0`.
     """
@@ -65,8 +69,8 @@ class Input:
     offset: float = 0.0
 
     def __post_init__(self):
-        if self.channels != "RGB":
-            raise ValueError(f"the channels are {self.channels!r}, not 'RGB'")
+        if self.channels not in CHANNELS:
+            raise ValueError(f"the channels are {self.channels!r}, not {' or '.join(CHANNELS)}")
         if not (math.isfinite(self.offset) and math.isfinite(self.scale) and self.scale):
             raise ValueError(f"scale={self.scale}, offset={self.offset}: not finite, or scale 0")
 
@@ -130,14 +134,19 @@ class Metadata:
         document = {"format_version": FORMAT_VERSION, **dataclasses.asdict(self)}
         atomic.write_text(path, json.dumps(document, indent=1, allow_nan=False) + "\n")
 
-    def check(self, path):
-        """Raises a ValueError unless this describes the LiteRT file `path`."""
+    def check(self, path, source=None):
+        """Raises a ValueError unless this describes the LiteRT file `path`.
+
+        Args:
+            path: path of the LiteRT file.
+            source: path that this was read from. Defaults to `None`: beside the file.
+        """
         found = digest(path)
         if found != self.sha256:
             raise ValueError(
-                f"The description beside the model is of another file. Expected: sha256"
-                f" {self.sha256[:12]}... as {beside(path)} says. Received: {found[:12]}... of"
-                f" {path}. Remedy: copy both files together, or export again"
+                f"The description of the model is of another file. Expected: sha256"
+                f" {self.sha256[:12]}... as {source or beside(path)} says. Received:"
+                f" {found[:12]}... of {path}. Remedy: copy both files together, or export again"
             )
 
 
@@ -214,13 +223,13 @@ def labels_of(source, count):
         elif isinstance(item, (tuple, list)) and len(item) == 2:
             name, color = item
         try:
-            label = Label(id=index, name=name, color=tuple(map(int, color)))
+            label = Label(id=index, name=name, color=tuple(map(operator.index, color)))
         except (TypeError, ValueError):
             label = None
         if label is None or not isinstance(name, str):
             raise ValueError(
                 f"Invalid label of class {index}. Expected: a name, or a name and a colour (red, "
-                f"green, blue) in [0, 255]. Received: {item!r}."
+                f"green, blue), whole numbers in [0, 255]. Received: {item!r}."
             )
         labels.append(label)
     return tuple(labels)

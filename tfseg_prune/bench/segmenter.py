@@ -58,7 +58,9 @@ class Segmentation:
         # A file that nobody describes may answer numbers that are no class' id.
         known = (self.class_map >= 0) & (self.class_map < len(self.labels))
         counts = np.bincount(self.class_map[known], minlength=len(self.labels))
-        found = {label.name: counts[label.id] / self.class_map.size for label in self.labels}
+        found = dict.fromkeys((label.name for label in self.labels), 0.0)
+        for label in self.labels:  # of which several may have one name
+            found[label.name] += counts[label.id] / self.class_map.size
         return {
             name: found[name] for name in sorted(found, key=found.get, reverse=True) if found[name]
         }
@@ -104,13 +106,14 @@ class Segmenter:
         beside = descriptions.beside(self.path)
         found = None
         if metadata is not None or beside.is_file():
-            found = descriptions.load(beside if metadata is None else metadata)
-            found.check(self.path)
+            source = beside if metadata is None else metadata
+            found = descriptions.load(source)
+            found.check(self.path, source)
         self._model = Sandbox(self.path, threads=threads, runtime=runtime)
         self.metadata = found or _assume(self.path, self._model)
         self.assumed = None
         if found:
-            _check_shapes(self.path, self._model, found)
+            _check_shapes(self.path, self._model, found, source)
         else:
             self.assumed = (
                 f"There is no {beside}: {self.path} is taken to want RGB in [0, 255] and to answer"
@@ -137,7 +140,10 @@ class Segmenter:
         """
         image = read_image(image)
         takes = self.metadata.input
-        pixels = _resized(image, (takes.height, takes.width)).astype(np.float32)
+        pixels = _resized(image, (takes.height, takes.width))
+        if takes.channels == "GRAY":
+            pixels = np.array(Image.fromarray(pixels).convert("L"))[..., None]
+        pixels = pixels.astype(np.float32)
         pixels = (pixels * np.float32(takes.scale) + np.float32(takes.offset))[None]
         answer = self._model.run([inputs.quantised(pixels, self._model.inputs[0])])[0]
         answer = inputs.dequantised(answer, self._model.outputs[0])[0]
@@ -171,7 +177,7 @@ def read_image(image):
         try:
             with Image.open(image) as opened:
                 opened.load()
-                image = opened
+                image = _upright(opened)
         # Pillow's decoders raise nearly anything on damaged bytes: OSError, SyntaxError, EOFError.
         except Exception as error:
             missing = isinstance(error, FileNotFoundError)
@@ -185,7 +191,7 @@ def read_image(image):
                 f"Cannot use {name}. Expected: 8 bits a channel. Received: mode {image.mode!r}. "
                 "Remedy: convert it to 8 bits; what range to map to 0..255 is yours to choose."
             )
-        image = np.array(ImageOps.exif_transpose(image).convert("RGB"))
+        image = np.array(_upright(image).convert("RGB"))
     image = np.asarray(image)
     if image.ndim != 3 or image.shape[2] != 3 or not image.size or image.dtype != np.uint8:
         raise ValueError(
@@ -195,17 +201,26 @@ def read_image(image):
     return image
 
 
-def _check_shapes(path, model, metadata):
-    """Raises unless the file's tensors are what the metadata say."""
+def _upright(image):
+    """A Pillow image as its EXIF data say it is held; as it lies, where these are damaged."""
+    try:
+        return ImageOps.exif_transpose(image)
+    except Exception:  # Pillow's readers raise nearly anything on damaged bytes
+        return image
+
+
+def _check_shapes(path, model, metadata, source):
+    """Raises unless the file's tensors are what the metadata, read from `source`, say."""
     takes, answers = metadata.input, metadata.output
-    wanted = (1, takes.height, takes.width, 3), (1, answers.height, answers.width)
+    channels = descriptions.CHANNELS[takes.channels]
+    wanted = (1, takes.height, takes.width, channels), (1, answers.height, answers.width)
     if answers.meaning == "logits":
         wanted = wanted[0], (*wanted[1], answers.classes)
     found = tuple(tuple(map(int, side[0]["shape"])) for side in (model.inputs, model.outputs))
     if found != wanted or len(model.inputs) > 1:
         raise ValueError(
             f"The description does not fit the model. Expected: {wanted[0]} to {wanted[1]}, as "
-            f"{descriptions.beside(path)} says. Received: {path}, which maps {found[0]} to "
+            f"{source} says. Received: {path}, which maps {found[0]} to "
             f"{found[1]}. Remedy: export again."
         )
 

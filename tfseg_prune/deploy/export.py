@@ -13,7 +13,7 @@ from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.convert import ExportError, convert
 from tfseg_prune.deploy.delegate import GpuCheck, check_gpu
 from tfseg_prune.deploy.gpu_rules import Finding, check_rules
-from tfseg_prune.deploy.parity import Parity, ParityError, check_parity
+from tfseg_prune.deploy.parity import Parity, ParityError, check_parity, check_threshold
 
 PRECISIONS = ("float32", "float16", "dynamic", "int8", "int8x16", "mixed")
 # Those in which activations are integers, so that images must set their ranges.
@@ -50,8 +50,8 @@ class Export:
         parity: how it compares with the model; `None`, not compared.
         lowered: what became of layers that phones need in another form, a sentence each: see
             `lower`.
-        metadata: what the JSON beside it says; `None` where the model takes no RGB images, which
-            have none.
+        metadata: what the JSON beside it says; `None` where the model takes neither RGB nor grey
+            images and has none.
         findings: ops that GPU delegates refuse, get wrong or die of by the static rules, each with
             its layer, reason and remedy: see `check_rules`. None is no proof.
         gpu: what the delegate itself made of the file; `None`, not asked.
@@ -192,15 +192,13 @@ def export(
             "require_gpu needs images. Expected: images=some real ones, on which GPU and CPU must "
             "agree. Received: None."
         )
-    path = pathlib.Path(path)
-    if not path.parent.is_dir() or path.is_dir():
-        raise ValueError(
-            f"Cannot write the file. Expected: a file name in an existing folder. Received: {path}."
-        )
+    path = writable(path)
+    check_threshold(threshold)
+    if not max_loss >= 0:
+        raise ValueError(f"Invalid max_loss. Expected: 0 or more. Received: {max_loss!r}.")
     wrapped = tails.with_tail(model, tail, image_size=image_size)
     core = tails.functional(model)
-    if labels is not None or core.input_shape[-1] == 3:
-        labels = descriptions.labels_of(labels, core.output_shape[-1])
+    labels = metadata.checked_labels(core, labels, scale, offset)
     half = [
         layer.name
         for layer in trace.layers(core)
@@ -252,11 +250,9 @@ def export(
     if require_gpu:
         _refuse(path, [finding for finding in findings if finding.verdict != "unknown"])
         images = list(image_sources.batches(images))
-    told = None
-    if core.input_shape[-1] == 3:
-        told = metadata.described(
-            data, inside, lowered, tail=tail, labels=labels, scale=scale, offset=offset
-        )
+    told = metadata.described(
+        data, inside, lowered, tail=tail, labels=labels, scale=scale, offset=offset
+    )
     parity = None
     with atomic.replacing(path) as temporary:
         temporary.write_bytes(data)
@@ -307,8 +303,27 @@ def _refuse(path, reasons):
         )
 
 
+def writable(path):
+    """The path of a file to write, as `pathlib.Path`.
+
+    Raises:
+        ValueError: if it is a folder, or in none.
+    """
+    path = pathlib.Path(path)
+    if not path.parent.is_dir() or path.is_dir():
+        raise ValueError(
+            f"Cannot write the file. Expected: a file name in an existing folder. Received: {path}."
+        )
+    return path
+
+
 def representatives(source, limit, shape):
     """The first `limit` images of `source` as one float32 `[batch, height, width, channels]`."""
+    if not isinstance(limit, int) or limit < 1:
+        raise ValueError(
+            f"Invalid representative_images. Expected: a whole number, 1 or more. Received: "
+            f"{limit!r}."
+        )
     if source is None:
         raise ValueError(
             "Integer activations need to see images. Expected: representative=images as the "
@@ -324,7 +339,6 @@ def representatives(source, limit, shape):
             break
     if not count:
         raise ValueError(
-            "No representative images. Expected: at least one. Received: an empty source, or "
-            f"representative_images={limit!r}."
+            "No representative images. Expected: at least one. Received: an empty source."
         )
     return np.concatenate(taken)

@@ -119,9 +119,8 @@ def check_parity(
     """
     path = pathlib.Path(tflite_path)
     precision = contents.load_contents(path).precision
+    check_threshold(threshold)
     threshold = THRESHOLDS[precision] if threshold is None else threshold
-    if not 0 <= threshold <= 1:
-        raise ValueError(f"Invalid threshold. Expected: in [0, 1]. Received: {threshold!r}.")
     tally, worst = _Tally(), (2.0, None)
     if metric is not None:
         metric.reset_state()
@@ -167,6 +166,11 @@ def check_parity(
             divergence,
         )
     return parity
+
+
+def check_threshold(threshold):
+    if threshold is not None and not 0 <= threshold <= 1:
+        raise ValueError(f"Invalid threshold. Expected: in [0, 1]. Received: {threshold!r}.")
 
 
 class _Tally:

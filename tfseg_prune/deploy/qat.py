@@ -8,7 +8,6 @@ through as if it didn't. The ranges start at what representative images reach an
 
 import contextlib
 import dataclasses
-import pathlib
 import tempfile
 import types
 
@@ -20,10 +19,15 @@ from tfseg_prune.bench import metadata as descriptions
 from tfseg_prune.deploy import contents, flat, lowering, metadata, twin
 from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.convert import ExportError, explain, save_frozen
-from tfseg_prune.deploy.export import Export, representatives
+from tfseg_prune.deploy.export import Export, representatives, writable
 from tfseg_prune.deploy.fold import folded
 from tfseg_prune.deploy.gpu_rules import check_rules
-from tfseg_prune.deploy.parity import THRESHOLDS, ParityError, check_parity
+from tfseg_prune.deploy.parity import (
+    THRESHOLDS,
+    ParityError,
+    check_parity,
+    check_threshold,
+)
 from tfseg_prune.deploy.quiet import quiet
 
 # Their answers are among what they take, or means of it: they share its range, as LiteRT wants it.
@@ -127,8 +131,10 @@ class QuantisedNetwork:
         """
         if tail not in ("upsampled", "argmax"):
             raise ValueError(f"Invalid tail. Expected: upsampled, argmax. Received: {tail!r}.")
-        path = pathlib.Path(path)
+        path = writable(path)
+        check_threshold(threshold)
         model = self.to_keras()
+        labels = metadata.checked_labels(model, labels, scale, offset)
         data = self._convert(tail)
         inside = contents.read_contents(data)
         if inside.precision != "int8":
@@ -143,12 +149,10 @@ class QuantisedNetwork:
                 f"{', '.join(kept[:3])}. Remedy: export(model, precision='int8') of `model`."
             )
         threshold = THRESHOLDS["int8"] if threshold is None else threshold
-        told = parity = None
-        if model.input_shape[-1] == 3:
-            labels = descriptions.labels_of(labels, model.output_shape[-1])
-            told = metadata.described(
-                data, inside, model, tail=tail, labels=labels, scale=scale, offset=offset
-            )
+        told = metadata.described(
+            data, inside, model, tail=tail, labels=labels, scale=scale, offset=offset
+        )
+        parity = None
         with atomic.replacing(path) as temporary:
             temporary.write_bytes(data)
             if images is not None:
@@ -244,11 +248,12 @@ def quantised(model, representative, *, representative_images=100, image_size=No
     'int8'
     """
     twin.check_installed("tensorflow_model_optimization")
-    lowered, log = lowering.lower(tails.functional(model), grouped=grouped, precision="int8")
-    wrapped = tails.with_tail(lowered, "upsampled", image_size=image_size)
-    seen = representatives(representative, representative_images, wrapped.input_shape[1:])
-    with quiet():
-        plain = folded(wrapped)
+    core = tails.functional(model)
+    shape = tails.with_tail(core, "upsampled", image_size=image_size).input_shape[1:]
+    seen = representatives(representative, representative_images, shape)
+    with lowering.left_as_it_was(core), quiet():
+        lowered, log = lowering.lower(core, grouped=grouped, precision="int8")
+        plain = folded(tails.with_tail(lowered, "upsampled", image_size=image_size))
         twin.tf_keras_twin(plain)
         network, owners, state = _build(plain)
         _calibrate(network, state, seen)

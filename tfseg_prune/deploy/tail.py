@@ -53,7 +53,8 @@ def with_tail(model, tail, *, batch_size=None, image_size=None):
 
     Raises:
         ValueError: if the tail is unknown, or the model is subclassed, has several inputs or
-            outputs, has no fixed size, or answers something else than a map of class scores.
+            outputs, has no fixed size, or answers something else than the scores of
+            two classes or more.
 
     Example:
 
@@ -119,6 +120,13 @@ def functional(model):
                 f"{_layer_name(tensors[0])!r} of shape {tuple(tensors[0].shape)}. Remedy: let the "
                 "model take images and end at its logits (tail='argmax' adds the argmax)."
             )
+    if model.outputs[0].shape[-1] == 1:
+        raise ValueError(
+            "Cannot export this model. Expected: scores of two classes or more. Received: "
+            f"{kind} that answers 1 channel, of which every comparison of classes would say the "
+            "same. Remedy: let it answer two, keras.ops.concatenate([0 * y, y], -1) of logits y, "
+            "or [1 - y, y] of probabilities."
+        )
     return keras.Model(model.inputs, model.outputs, name=model.name)
 
 

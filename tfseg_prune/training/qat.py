@@ -16,6 +16,8 @@ def fit_quantised(
     class_weights=None,
     representative=None,
     representative_images=100,
+    image_size=None,
+    grouped="auto",
     verbose=0,
 ):
     """Trains a segmentation network on with its weights and activations rounded to int8.
@@ -39,6 +41,9 @@ def fit_quantised(
         representative: Images that set the first ranges of the activations, see `deploy.export`.
             Defaults to None: those of `train`.
         representative_images: How many of them. Defaults to 100.
+        image_size: `(height, width)` in pixels, for a model that takes any size. Defaults to None,
+            the model's own.
+        grouped: What becomes of grouped convolutions, see `deploy.lower`. Defaults to "auto".
         verbose: As in Keras' `fit`. Defaults to 0.
 
     Returns:
@@ -66,6 +71,8 @@ def fit_quantised(
         model,
         train if representative is None else representative,
         representative_images=representative_images,
+        image_size=image_size,
+        grouped=grouped,
     )
     network.fit(
         train,
