@@ -243,6 +243,13 @@ def test_export_and_bench_on_files_of_ones_own(cli, model, tmp_path):
         Image.fromarray(pixels).save(tmp_path / "images" / f"{i}.png")
     answer = cli("export", "--model=mine.keras", "--out=a.tflite", "--images=images")
     assert answer.status == 0 and "100.000% on 3 images" in answer.out
+    open_size = keras.Sequential([keras.Input((None, None, 3)), keras.layers.Conv2D(2, 1)])
+    open_size.save(tmp_path / "open.keras")
+    answer = cli("export", "--model=open.keras", "--out=b.tflite", "--images=images")
+    assert answer.status == 2 and "--image_size=height,width" in answer.err
+    sized = ("export", "--model=open.keras", "--out=b.tflite", "--images=images")
+    answer = cli(*sized, "--image_size=20,24")
+    assert answer.status == 0 and "100.000% on 3 images" in answer.out, answer.err
     answer = cli("export", "--model=mine.keras", "--out=b.tflite", "--precision=float16")
     assert answer.status == 0 and "not compared" in answer.out
     answer = cli("bench", "a.tflite", "b.tflite", "--out=bench.json", "--threads=1")
@@ -373,6 +380,10 @@ PRUNE = ("prune", "--model=mine.keras", "--out=small.keras")
         ((*PRUNE, "--macs=0.5", "--precision=int8"), "no use for --precision"),
         ((*PRUNE, "--macs=0.5", "extra"), "only flags.*extra"),
         (("prune", "--model=mine.keras", "--macs=0.5", "--out=small.h5"), r"ends in \.keras"),
+        (
+            ("export", "--model=mine.keras", "--out=a.tflite", "--image_size=20x24"),
+            "height,width.*'20x24'",
+        ),
         (("prune", "--model=mine.keras", "--macs=0.5", "--out=no/s.keras"), "existing folder"),
         (("prune", "--model=no.keras", "--macs=0.5", "--out=s.keras"), "no.keras', which does not"),
         (("prune", "--model=cut.keras", "--macs=0.5", "--out=s.keras"), "cut.keras.*cut off"),
