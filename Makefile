@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 # A process takes some 2 GB, hence four at most.
-PYTEST := $(BIN)/python -m pytest -q -n auto --maxprocesses 4 --dist loadfile
+PYTEST := $(BIN)/python -m pytest -q -rs -n auto --maxprocesses 4 --dist loadfile
 
 .PHONY: quickstart test test-slow clean
 

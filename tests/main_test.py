@@ -268,6 +268,8 @@ def test_files_are_explained_and_used_on_the_command_line(cli, model, own_data, 
     for text in ("CONV_2D", "second", f"{tsp.cost(model).macs:,}", "nodes.json"):
         assert text in answer.out
     assert json.loads((tmp_path / "nodes.json").read_text())["results"]
+    answer = cli("explain", "--tflite=a.tflite", "--overlay=a.tflite.json")
+    assert answer.status == 2 and "describes the model" in answer.err
     answer = cli("explain", "--tflite=a.tflite", "--json")
     assert json.loads(answer.out)["padded_macs"] == tsp.cost(model).padded_macs
     answer = cli(

@@ -118,6 +118,9 @@ _REQUIRE_GPU = flags.DEFINE_boolean(
     "export: write only what the GPU delegate runs, whole and rightly on --images (without a GPU"
     " see tools/software_gpu.sh).",
 )
+_GPU_TIMEOUT = flags.DEFINE_float(
+    "gpu_timeout", 900.0, "export: seconds that --require_gpu waits for it.", lower_bound=0.0
+)
 _CLASSES = flags.DEFINE_string(
     "classes", None, "export: the data set's classes.json, for the JSON beside the file."
 )
@@ -131,7 +134,7 @@ _OWN_FLAGS = {
     "prune": (_MODEL, _OUT, _PLAN, _MACS, _PARAMS, _PADDED_MACS, _CRITERION, _RANKING, _SCOPE)
     + (_ALIGN, _FLOOR, _EXCLUDE, _SEED, _FOLD),
     "export": (_MODEL, _OUT, _PRECISION, _QUANTIZER, _MAX_LOSS, _TAIL, _GROUPED, _IMAGES)
-    + (_IMAGE_SIZE, _SCALE, _OFFSET, _CLASSES, _REQUIRE_GPU),
+    + (_IMAGE_SIZE, _SCALE, _OFFSET, _CLASSES, _REQUIRE_GPU, _GPU_TIMEOUT),
     "bench": (_OUT, _THREADS),
     "explain": (_TFLITE, _JSON, _OVERLAY),
     "predict": (_TFLITE, _IMAGE, _OUT, _OPACITY, _THREADS),
@@ -370,6 +373,7 @@ def _export(_):
         offset=_OFFSET.value,
         images=images,
         require_gpu=_REQUIRE_GPU.value,
+        gpu_timeout=_GPU_TIMEOUT.value,
     )
     if written.parity is not None:
         checked = (
@@ -421,6 +425,11 @@ def _explain(_):
     _required("explain", _TFLITE)
     if _OVERLAY.value:
         _writable(_OVERLAY, ".json")
+        if _OVERLAY.value == f"{_TFLITE.value}.json":
+            raise ValueError(
+                "--overlay would replace what describes the model. Expected: another name."
+                f" Received: '{_OVERLAY.value}'"
+            )
     _import_keras()
     from tfseg_prune import atomic
     from tfseg_prune.deploy.explain import explain

@@ -28,7 +28,8 @@ for tool in apt-get apt-cache dpkg dpkg-deb; do
             "without it. Remedy: install Mesa's Vulkan drivers $OLDEST or later by its own" \
             "package manager and set VK_ICD_FILENAMES to the lavapipe ICD (lvp_icd.*.json)"
 done
-mkdir -p "$(dirname "$1")" || fail "can't make the folder $(dirname "$1")"
+mkdir -p "$(dirname "$1")" 2>/dev/null ||
+    fail "the folder can't be made. Expected: a place that can be written to. Received: $1"
 folder=$(cd "$(dirname "$1")" && pwd)/$(basename "$1")
 case $folder in
 *[\':]*) fail "the folder's name can't stand in a search path. Expected: no quote or colon. Received: $folder" ;;
@@ -44,7 +45,8 @@ say() {
         "other files and no env.sh"
 
 # All is made beside the folder and moved there in one step, so that it is whole or not there.
-work=$(mktemp -d "$folder.part.XXXXXX")
+work=$(mktemp -d "$folder.part.XXXXXX" 2>/dev/null) ||
+    fail "the folder can't be made. Expected: a place that can be written to. Received: $folder"
 trap 'rm -rf "$work"' EXIT
 mkdir -p "$work/apt/state/lists/partial" "$work/apt/cache/archives/partial" "$work/apt/sources" \
     "$work/apt/debs" "$work/root"
@@ -60,23 +62,35 @@ apt=(
 # shellcheck disable=SC1091
 codename=$(. /etc/os-release && echo "${VERSION_CODENAME:-}")
 distribution=$(. /etc/os-release && echo "${ID:-}")
-if [ "$distribution" = debian ] && [ -n "$codename" ]; then
-    # The mirror is the one that the system itself comes from.
-    site=$(apt-get "${apt[@]}" indextargets --no-release-info --format '$(CREATED_BY) $(RELEASE) $(COMPONENT) $(SITE)' |
-        awk -v release="$codename" '$1 == "Packages" && $2 == release && $3 == "main" {print $4; exit}')
-    [ -n "$site" ] ||
-        fail "apt has no mirror. Expected: a source of $codename main in /etc/apt. Received: none"
-    keyring=/usr/share/keyrings/debian-archive-keyring.gpg
-    signed=$([ ! -f $keyring ] || echo "[signed-by=$keyring] ")
-    echo "deb $signed$site $codename-backports main" >"$work/apt/sources/software_gpu.list"
-fi
+versions='' version='' release=''
+# Reads the package lists and finds the newest Mesa that is new enough.
+look() {
+    # Where only some sources fail, the others count.
+    apt-get "${apt[@]}" -qq update >"$work/apt/log" 2>&1 || true
+    # Lines such as: mesa-vulkan-drivers | 25.0.7-2~bpo12+1 | URL bookworm-backports/main amd64 ...
+    versions=$(apt-cache "${apt[@]}" madison mesa-vulkan-drivers 2>>"$work/apt/log" |
+        awk -F'|' '{print $2 $3}')
+    while read -r candidate _ suite _; do
+        if dpkg --compare-versions "${candidate:-0}" ge "$OLDEST" &&
+            dpkg --compare-versions "$candidate" gt "${version:-0}"; then
+            version=$candidate release=${suite%%/*}
+        fi
+    done <<<"$versions"
+}
 
 echo "Reading the package lists ..." >&2
-versions=''
-# Where only some sources fail, apt says so and goes on.
-if apt-get "${apt[@]}" -qq update >"$work/apt/log" 2>&1; then
-    # Lines such as: mesa-vulkan-drivers | 25.0.7-2~bpo12+1 | URL bookworm-backports/main amd64 ...
-    versions=$(apt-cache "${apt[@]}" madison mesa-vulkan-drivers | awk -F'|' '{print $2 $3}')
+look
+if [ -z "$version" ] && [ "$distribution" = debian ] && [ -n "$codename" ]; then
+    # Backports of the mirror that the system itself comes from, unless they are looked at already.
+    targets=$(apt-get "${apt[@]}" indextargets --no-release-info --format \
+        '$(CREATED_BY) $(RELEASE) $(COMPONENT) $(SITE)' | grep '^Packages ' || true)
+    site=$(awk -v release="$codename" '$2 == release && $3 == "main" {print $4; exit}' <<<"$targets")
+    if [ -n "$site" ] && ! grep -q "^Packages $codename-backports main " <<<"$targets"; then
+        keyring=/usr/share/keyrings/debian-archive-keyring.gpg
+        signed=$([ ! -f $keyring ] || echo "[signed-by=$keyring] ")
+        echo "deb $signed$site $codename-backports main" >"$work/apt/sources/software_gpu.list"
+        look
+    fi
 fi
 [ -n "$versions" ] || {
     tail -n 3 "$work/apt/log" >&2
@@ -84,13 +98,6 @@ fi
         "answers and has Mesa. Received: an error, or no such package. Remedy: see whether" \
         "'apt-get update' works"
 }
-version='' release=''
-while read -r candidate _ suite _; do
-    if dpkg --compare-versions "${candidate:-0}" ge "$OLDEST" &&
-        dpkg --compare-versions "$candidate" gt "${version:-0}"; then
-        version=$candidate release=${suite%%/*}
-    fi
-done <<<"$versions"
 [ -n "$version" ] || {
     tail -n 3 "$work/apt/log" >&2
     fail "the mirror has no Mesa that is new enough. Expected: mesa-vulkan-drivers $OLDEST or" \
@@ -137,5 +144,7 @@ END
 rm -rf "$work/apt"
 chmod 755 "$work"
 [ ! -d "$folder" ] || rmdir "$folder"
-mv -T "$work" "$folder" 2>/dev/null || [ -f "$folder/env.sh" ] || fail "can't write $folder"
+mv -T "$work" "$folder" 2>/dev/null || [ -f "$folder/env.sh" ] ||
+    fail "the folder can't be written. Expected: that nobody else makes it meanwhile. Received:" \
+        "$folder. Remedy: remove it, and try again"
 say

@@ -15,6 +15,7 @@ from tests.deploy import gpu_nets, nets
 from tfseg_prune.deploy import ExportError, check_gpu, delegate, export
 from tfseg_prune.deploy.contents import load_contents
 from tfseg_prune.deploy.delegate import SOFTWARE_GPU, check_gpu_files
+from tfseg_prune.deploy.quiet import quiet
 
 layers = keras.layers
 
@@ -70,7 +71,7 @@ STARTED = "echo 'Selected adapter: GeForce, arch=' >0.log; printf 'compiling' >0
             *("failed", "the GPU gives no answer: no room.", None),
         ),
         ((STARTED, "exec sleep 60"), "timeout", "still compiling after 1 s", None),
-        (("printf starting >0.stage", "kill -SEGV $$"), "unavailable", "of SIGSEGV before", None),
+        (("printf starting >0.stage", "kill -SEGV $$"), "unavailable", "of SIGSEGV", None),
     ],
 )
 def test_how_the_process_ended_is_told(files, images, python, lines, status, says, name):
@@ -78,6 +79,64 @@ def test_how_the_process_ended_is_told(files, images, python, lines, status, say
     check = check_gpu(files().path, images, timeout=1)
     assert (check.status, check.signal, bool(check)) == (status, name, False)
     assert says in check.says and check.driver == ("GeForce" if STARTED in lines else None)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a system without sh")
+@pytest.mark.parametrize(
+    "end, status, says, name",
+    [
+        ("kill -SEGV $$", "crashed", "of SIGSEGV", "SIGSEGV"),
+        ("""echo '{"refused": "no model"}' >0.json""", "failed", "can't open it: no model", None),
+    ],
+)
+def test_what_dies_before_it_has_a_gpu_is_not_the_gpus_want(
+    files, images, python, tmp_path, end, status, says, name
+):
+    """The plain file that comes next has one."""
+    seen = f"[ -e {tmp_path}/again ] && {{ {STARTED}; exit 3; }}; touch {tmp_path}/again"
+    python(seen, "printf starting >0.stage", end)
+    check = check_gpu(files().path, images)
+    assert (check.status, check.signal, bool(check)) == (status, name, False)
+    assert says in check.says
+
+
+@pytest.mark.skipif(os.name != "posix", reason="a system without sh")
+@pytest.mark.parametrize(
+    "lines, why",
+    [
+        (("printf 'running the file on the CPU' >0.stage", "kill -SEGV $$"), "CPU, of SIGSEGV"),
+        (("touch 0.stage", """echo '{"error": "no such op"}' >0.json"""), "no such op"),
+    ],
+)
+def test_what_the_cpu_cannot_run_says_nothing_about_gpus(files, images, python, lines, why):
+    python(*lines)
+    with pytest.raises(ValueError, match=f"one that runs on the CPU.*{why}"):
+        check_gpu(files().path, images)
+
+
+def test_what_a_rule_is_against_is_no_pass(tmp_path, python):
+    images, path = gpu_nets.images(), tmp_path / "argmax.tflite"
+    gpu_nets.write(gpu_nets.CASES["argmax-5-classes"], path)
+    found = {"finite": True, "fully_accelerated": True, "argmax_agreement": 1.0}
+    python(STARTED, f"echo '{json.dumps(found)}' >0.json")
+    check = check_gpu(path, images)
+    assert check.status == "passed" and not check and "by the rules" in str(check)
+
+
+def test_what_would_be_compared_in_part_is_an_error(tmp_path):
+    images = keras.Input((8, 8, 3))
+    two = keras.Model(images, [layers.Conv2D(4, 1)(images), layers.Conv2D(4, 3)(images)])
+    path = tmp_path / "two.tflite"
+    with quiet():
+        two.export(path, format="litert", verbose=False)
+    with pytest.raises(ValueError, match="one output and one graph.*2 outputs"):
+        check_gpu(path, np.zeros((1, 8, 8, 3), "float32"))
+
+
+@pytest.mark.parametrize("name", ["none/a.npy", "a.txt", "."])
+def test_answers_must_have_a_place(files, images, tmp_path, name):
+    with pytest.raises(ValueError, match="answers can't be written"):
+        check_gpu(files().path, images, answers=tmp_path / name)
 
 
 @pytest.mark.skipif(os.name != "posix", reason="a system without sh")
@@ -179,6 +238,7 @@ def test_a_folder_without_a_software_gpu_is_an_error(files, images, tmp_path, mo
         ({"images": []}, "No images"),
         ({"images": nets.images(size=(16, 16))}, "do not fit the model.*32, 48, 3.*16, 16"),
         ({"threshold": 2}, "threshold.*2"),
+        ({"timeout": None}, "timeout.*None"),
     ],
 )
 def test_bad_input_is_one_clear_error(files, images, given, message):
@@ -230,6 +290,13 @@ def segmenter():
     x = layers.Conv2D(nets.CLASSES, 1, name="decoder_logits")(y)
     x = layers.UpSampling2D(2, interpolation="bilinear")(x)
     return nets.randomised(keras.Model(images, x, name="segmenter"))
+
+
+@pytest.mark.gpu
+def test_a_small_segmenter_runs_on_the_gpu_of_this_machine(gpu, tmp_path):
+    """The one of these tests that is no slow one: where it is skipped, they all would be."""
+    export(segmenter(), tmp_path / "x.tflite", tail="logits")
+    assert check_gpu(tmp_path / "x.tflite", nets.images()[:1]).passed
 
 
 @pytest.mark.slow
@@ -286,6 +353,7 @@ def test_what_the_gpu_answers_is_kept_where_it_ran(gpu, tmp_path):
     files = [(tmp_path / f"{name}.tflite", images, None) for name in names]
     models = [gpu_nets.write(gpu_nets.CASES[name], path) for name, (path, *_) in zip(names, files)]
     answers = [tmp_path / f"{name}.npy" for name in names]
+    answers[1].write_text("of an earlier run")
     ran, _ = check_gpu_files(files, answers=answers)
     kept = np.load(answers[0])
     expected = keras.ops.convert_to_numpy(models[0](images))

@@ -1,9 +1,12 @@
 """The op table of a file agrees with the cost model of the network that it was made of."""
 
+import dataclasses
+import io
 import json
 
 import keras
 import pytest
+from rich.console import Console
 
 import tfseg_prune as tsp
 from tfseg_prune import models
@@ -71,6 +74,19 @@ def test_layers_are_named_with_and_without_the_json_beside_the_file(files, tmp_p
         named = [op.layer for op in found.ops if op.macs]
         assert named == list(layers), found
     assert set(with_json.ops[2].fused) == {"conv_bn", "conv_relu"}
+
+
+def test_a_json_of_another_file_names_no_layers_and_is_told(files, tmp_path):
+    (tmp_path / "x.tflite").write_bytes(files().path.read_bytes())
+    (tmp_path / "x.tflite.json").write_text('{"from": "another tool"}')
+    found = explain(tmp_path / "x.tflite")
+    (tmp_path / "alone.tflite").write_bytes(files().path.read_bytes())
+    assert found.ops == explain(tmp_path / "alone.tflite").ops
+    assert "format_version None" in found.unnamed
+    with io.StringIO() as text:
+        print_explanation(dataclasses.replace(found, graphs=2), console=Console(file=text))
+        assert "first of 2 graphs" in text.getvalue()
+        assert "named as the file's tensors are. Invalid description" in text.getvalue()
 
 
 def test_products_of_activations_are_counted(tmp_path):

@@ -19,6 +19,10 @@ from tfseg_prune.deploy.lowered_shapes import Moves
 ODD = layers.Cropping2D(((0, 1), (0, 1)))
 
 
+class Enlarging(layers.Conv2DTranspose):
+    """Of the same computation, of another class."""
+
+
 def transposed(kernel=3, strides=2, **options):
     options = {"padding": "same", "bias_initializer": "random_normal", **options}
     return lambda x: layers.Conv2DTranspose(8, kernel, strides, **options)(x)
@@ -68,7 +72,7 @@ FORMS = {
     "nearest": (Case(layers.UpSampling2D(2)), True),
     "nearest-5-channels": (Case(layers.UpSampling2D((3, 2)), channels=5), True),
     "nearest-int8": (Case(layers.UpSampling2D(2), precision="int8"), True),
-    "repeated": (Case(lambda x: ops.repeat(ops.repeat(x, 2, axis=1), 3, axis=2)), True),
+    "repeated": (Case(lambda x: ops.repeat(ops.repeat(x, 2, axis=1), 3, axis=-2)), True),
     "shuffle": (Case(shuffle), True),
     "shuffle-of-layers": (Case(shuffle_of_layers), True),
     "pixel-shuffle": (Case(pixel_shuffle), True),
@@ -81,6 +85,14 @@ FORMS = {
     "bn-relu": (Case(chain(transposed(use_bias=False), norm, relu)), True),
     "bias-relu6": (Case(chain(transposed(), relu6)), True),
     "relu-1": (Case(chain(transposed(), layers.ReLU(1.0))), True),
+    "maximum": (Case(chain(transposed(), lambda x: ops.maximum(x, 0.0))), True),
+    "clip": (Case(chain(transposed(), lambda x: ops.clip(x, 0.0, 6.0))), True),
+    "raw-relu": (Case(chain(transposed(), layers.Activation(ops.relu))), True),
+    "raw-relu-inside": (Case(transposed(activation=ops.relu)), True),
+    "scaled-relu": (Case(chain(transposed(), layers.Rescaling(2.0, 0.5), relu)), True),
+    "shifted-relu": (Case(chain(transposed(use_bias=False), lambda x: x * 2 + 0.5, relu)), True),
+    "noise-relu": (Case(chain(transposed(), layers.SpatialDropout2D(0.1), relu)), True),
+    "subclass-relu": (Case(chain(Enlarging(8, 3, 2, bias_initializer="normal"), relu)), True),
     "relu-inside": (Case(transposed(2, activation="relu")), True),
     "relu6-inside": (Case(transposed(activation="relu6")), True),
     "relu-int8": (Case(chain(transposed(), norm, relu), precision="int8"), True),
@@ -95,7 +107,7 @@ FORMS = {
             Case(conv(), tail="argmax", classes=classes, precision=precision),
             True,
         )
-        for classes in (1, 2, 5, 19)
+        for classes in (2, 5, 19)
         for precision in ("float32", "int8")
     },
 }
@@ -201,12 +213,12 @@ def test_the_delegate_takes_every_form(checks, name):
 @pytest.mark.gpu
 @pytest.mark.parametrize("as_written", [True, False])
 def test_the_delegate_errs_without(gpu, tmp_path, as_written):
-    """The same networks as they are: nothing here is lowered in vain."""
+    """The same networks as they are: nothing here is lowered in vain. What an argmax of unfilled
+    slices answers is right where a score is positive, so that there only the rule tells."""
     names = [n for n in FORMS if as_written == (FORMS[n][0].tail != "argmax")]
     files = []
     for name in names:
         path = tmp_path / f"{name}.tflite"
-        # Biased down: where all scores are negative, zeros win.
         files.append((path, gpu_nets.images(), gpu_nets.write(FORMS[name][0], path)))
     for check in check_gpu_files(files, float32=True, timeout=120):
         assert check.findings and not (as_written and check.passed), check

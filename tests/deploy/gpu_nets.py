@@ -345,6 +345,16 @@ OTHERS = {
     "attention-rank-4": Case(lambda x: layers.MultiHeadAttention(2, 4)(x, x), "refused"),
     "softmax": Case(layers.Softmax()),
     "pad": Case(chain(layers.ZeroPadding2D(1), conv())),
+    "pad-int8": Case(chain(padded(BORDER, 2.0), conv()), precision="int8"),
+    "pad-int8-depthwise": Case(
+        chain(padded(BORDER, 1.0), layers.DepthwiseConv2D(3)), precision="int8"
+    ),
+    "pad-int8-average-pooling": Case(
+        chain(padded(BORDER), layers.AveragePooling2D(3, 2)), precision="int8"
+    ),
+    "pad-int8-max-pooling": Case(
+        chain(padded(BORDER), layers.MaxPooling2D(3, 2)), precision="int8"
+    ),
     "pad-asymmetric-depthwise": Case(
         chain(layers.ZeroPadding2D(((0, 1), (0, 1))), layers.DepthwiseConv2D(3, strides=2))
     ),

@@ -1,7 +1,7 @@
 """From a Keras model to a LiteRT file, and the proof that the file answers as the model does."""
 
 from tfseg_prune.bench.segmenter import Segmenter
-from tfseg_prune.deploy.delegate import GpuCheck, check_gpu
+from tfseg_prune.deploy.delegate import DelegateError, GpuCheck, check_gpu
 from tfseg_prune.deploy.explain import Explanation, explain
 from tfseg_prune.deploy.export import CALIBRATED, PRECISIONS, Export, ExportError, export
 from tfseg_prune.deploy.fold import folded
@@ -15,6 +15,7 @@ from tfseg_prune.deploy.twin import tf_keras_twin
 
 __all__ = [
     "CALIBRATED",
+    "DelegateError",
     "Explanation",
     "Export",
     "ExportError",

@@ -48,7 +48,13 @@ def main(folder):
 
 def _check(job, images, at):
     """Runs one job; returns what came out, ready for JSON."""
-    at("starting")
+    # What the CPU can't run says nothing about GPUs, hence first.
+    try:
+        answers, pairs = _on_cpu(job["path"], images, at)
+    except ImportError as error:
+        return {"missing": str(error)}
+    except (RuntimeError, ValueError) as error:
+        return {"error": str(error)}
     try:
         gpu = _Gpu(job["path"], job["float32"], at)
     except ImportError as error:
@@ -56,43 +62,41 @@ def _check(job, images, at):
     except (RuntimeError, ValueError) as error:
         return {"refused": str(error)}
     try:
-        return _compare(gpu, job, images, at)
-    except _GpuError as error:
+        return _compare(gpu, answers, pairs, job, at)
+    except RuntimeError as error:
         return {"failed": str(error)}
-    except (RuntimeError, ValueError) as error:
-        return {"error": str(error)}
 
 
-class _GpuError(Exception):
-    """The GPU took the file and then gives no answer."""
-
-
-def _compare(gpu, job, images, at):
+def _on_cpu(path, images, at):
+    """`(description of the answer, [(what the file is given, what it answers)])`."""
     at("opening the file on the CPU")
-    cpu = runtime.interpreter(job["path"], runtime="ai_edge_litert", check=False)
-    answers = cpu.get_output_details()[0]
-    tally = _Tally(answers)
-    seconds, kept = [], []
-    # The first run is timed apart, and one image alone gives no warm time.
-    for image in [*images, *([images[0]] * max(0, _LEAST_RUNS - len(images)))]:
+    cpu = runtime.interpreter(path, runtime="ai_edge_litert", check=False)
+    answers, pairs = cpu.get_output_details()[0], []
+    at("running the file on the CPU")
+    for image in images:
         given = inputs.image(cpu, image)
-        at("running the file on the GPU")
-        try:
-            answer, took = gpu.run(given[0])
-        except RuntimeError as error:
-            raise _GpuError(str(error)) from None
-        seconds.append(took)
-        if len(seconds) > len(images):
-            continue
-        at("running the file on the CPU")
         inputs.fill(cpu, given)
         cpu.invoke()
-        expected = cpu.get_tensor(answers["index"])
+        pairs.append((given[0], cpu.get_tensor(answers["index"])))
+    return answers, pairs
+
+
+def _compare(gpu, answers, pairs, job, at):
+    at("running the file on the GPU")
+    tally = _Tally(answers)
+    seconds, kept = [], []
+    for given, expected in pairs:
+        answer, took = gpu.run(given)
+        seconds.append(took)
         tally.add(answer.reshape(expected.shape), expected)
         if job.get("answers"):
             kept.append(inputs.dequantised(answer.reshape(expected.shape), answers))
+    # The first run is timed apart, and one image alone gives no warm time.
+    while len(seconds) < _LEAST_RUNS:
+        seconds.append(gpu.run(pairs[0][0])[1])
     if job.get("answers"):
-        np.save(job["answers"], np.concatenate(kept))
+        with open(job["answers"], "wb") as file:
+            np.save(file, np.concatenate(kept))
     return {
         "fully_accelerated": gpu.fully_accelerated,
         "first_run_seconds": gpu.compile_seconds + seconds[0],

@@ -11,10 +11,12 @@ import sys
 import tempfile
 import time
 
+import keras
 import numpy as np
 
 from tfseg_prune.deploy import contents
 from tfseg_prune.deploy import images as image_sources
+from tfseg_prune.deploy.convert import ExportError, convert
 from tfseg_prune.deploy.gpu_rules import Finding, check_rules
 from tfseg_prune.deploy.parity import THRESHOLDS as _PARITY
 
@@ -34,12 +36,19 @@ TOLERANCES = {
 # Where more than that may still be float16's rounding on top of int8's: float32 decides.
 _ROUNDED_TWICE = ("int8", "mixed")
 _DOUBTED = "doubted"
+# No GPU was seen, and nothing says that there is none.
+_UNSEEN = "unseen"
 _POLL_SECONDS = 0.02
+
+
+class DelegateError(RuntimeError):
+    """The process that runs the GPU delegate can't start."""
 
 
 @dataclasses.dataclass(frozen=True)
 class GpuCheck:
-    """What the GPU delegate made of a file. True where it took all of it and answered rightly.
+    """What the GPU delegate made of a file. True where it took all of it and answered rightly, and
+    no rule speaks against it.
 
     Args:
         path: the file.
@@ -82,14 +91,21 @@ class GpuCheck:
 
     @property
     def passed(self):
-        """Whether the delegate ran all of the file and answered as the CPU does."""
-        return self.status == "passed"
+        """Whether the delegate ran all of the file and answered as the CPU does, and no rule says
+        that on other images it would not."""
+        return self.status == "passed" and not self._against
+
+    @property
+    def _against(self):
+        return [finding for finding in self.findings if finding.verdict != "unknown"]
 
     def __bool__(self):
         return self.passed
 
     def __str__(self):
-        return "\n".join([f"{self.status}: {self.says}", *map(str, self.findings)])
+        but = self.status == "passed" and self._against
+        says = f"{self.says}, but by the rules it is not fit for GPUs" if but else self.says
+        return "\n".join([f"{self.status}: {says}", *map(str, self.findings)])
 
 
 def check_gpu(
@@ -109,7 +125,8 @@ def check_gpu(
     roundings and no errors, and that run decides. The figures stay the first run's.
 
     Args:
-        tflite: path of the `.tflite` file, of one input `[1, height, width, channels]`.
+        tflite: path of the `.tflite` file, of one input `[1, height, width, channels]`, one output
+            and one signature.
         images: real images as the network takes them: an array or an iterable of batches, alone or
             in `(images, labels)` tuples. A few suffice.
         model: the `keras.Model` that became the file, for its layers' names. Defaults to `None`.
@@ -122,7 +139,8 @@ def check_gpu(
             there only where the file ran. Defaults to `None`.
 
     Returns:
-        `GpuCheck`, true only where the delegate took every op and answered as the CPU does. Without
+        `GpuCheck`, true only where the delegate took every op and answered as the CPU does, and the
+        static rules, which are asked first, find nothing that would go wrong elsewhere. Without
         a GPU its status is `"unavailable"`, which is no pass.
 
     Raises:
@@ -157,7 +175,43 @@ def check_gpu_files(files, *, threshold=None, float32=False, timeout=900, answer
     """
     if threshold is not None and not 0 <= threshold <= 1:
         raise ValueError(f"Invalid threshold. Expected: in [0, 1]. Received: {threshold!r}.")
-    opened = [(path, contents.load_contents(path), model) for path, _, model in files]
+    if not isinstance(timeout, (int, float)) or not timeout >= 0:
+        raise ValueError(f"Invalid timeout. Expected: seconds, 0 or more. Received: {timeout!r}.")
+    for kept in filter(None, answers or ()):
+        _make_way(pathlib.Path(kept))
+    checks, known = _checks(files, threshold, float32, timeout, answers)
+    unseen = [number for number, check in enumerate(checks) if check.status == _UNSEEN]
+    there = bool(unseen) and _gpu_is_there(timeout)
+    for number in unseen:
+        checks[number] = _seen(checks[number], there)
+    doubted = [number for number, check in enumerate(checks) if check.status == _DOUBTED]
+    if doubted:
+        again = [(files[k][0], known[k], files[k][2]) for k in doubted]
+        again = check_gpu_files(again, threshold=threshold, float32=True, timeout=timeout)
+        for number, single in zip(doubted, again):
+            says = f"{checks[number].says}. In float32: {single.says}"
+            checks[number] = dataclasses.replace(
+                checks[number], status=single.status, signal=single.signal, says=says
+            )
+    return checks
+
+
+def _make_way(path):
+    """Removes what an earlier check answered, which would look like this one's."""
+    if path.suffix != ".npy" or not path.parent.is_dir() or path.is_dir():
+        raise ValueError(
+            "The answers can't be written. Expected: a file that ends in .npy, in an existing "
+            f"folder. Received: '{path}'."
+        )
+    path.unlink(missing_ok=True)
+
+
+def _checks(files, threshold, float32, timeout, answers):
+    """What one run of each file tells: `([GpuCheck], [images])`, some of them to be decided."""
+    opened = []
+    for path, _, model in files:
+        inside = contents.load_contents(path)
+        opened.append((path, inside, check_rules(inside, model)))
     with tempfile.TemporaryDirectory() as folder:
         folder = pathlib.Path(folder)
         jobs, known = [], []
@@ -187,20 +241,38 @@ def check_gpu_files(files, *, threshold=None, float32=False, timeout=900, answer
                 decides=float32 or inside.precision not in _ROUNDED_TWICE,
                 path=pathlib.Path(path),
                 images=len(known[number]),
-                findings=check_rules(inside, model),
+                findings=findings,
             )
-            for number, (path, inside, model) in enumerate(opened)
+            for number, (path, inside, findings) in enumerate(opened)
         ]
-    doubted = [number for number, check in enumerate(checks) if check.status == _DOUBTED]
-    if doubted:
-        again = [(files[k][0], known[k], files[k][2]) for k in doubted]
-        again = check_gpu_files(again, threshold=threshold, float32=True, timeout=timeout)
-        for number, single in zip(doubted, again):
-            says = f"{checks[number].says}. In float32: {single.says}"
-            checks[number] = dataclasses.replace(
-                checks[number], status=single.status, signal=single.signal, says=says
-            )
-    return checks
+    return checks, known
+
+
+def _gpu_is_there(timeout):
+    """Whether the delegate finds a GPU for a file that nothing is wrong with."""
+    images = keras.Input((4, 4, 4))
+    plain = keras.Model(images, keras.layers.ReLU()(images))
+    with tempfile.TemporaryDirectory() as folder:
+        path = pathlib.Path(folder) / "plain.tflite"
+        options = {"tail": "logits", "image_size": None}
+        try:
+            data = convert(plain, precision="float32", io="float32", images=None, **options)
+        except ExportError:  # there is no TensorFlow to make a file with
+            return False
+        path.write_bytes(data)
+        files = [(path, np.ones((1, 4, 4, 4), "float32"), plain)]
+        (check,), _ = _checks(files, None, False, timeout, None)
+    return check.driver is not None
+
+
+def _seen(check, there):
+    """The check of a file at which no GPU was seen, by whether there is one."""
+    if not there:
+        return dataclasses.replace(
+            check, status="unavailable", signal=None, says=_unavailable(check.says)
+        )
+    status = "crashed" if check.signal or "the process died" in check.says else "failed"
+    return dataclasses.replace(check, status=status)
 
 
 def _images(source, inside, path):
@@ -209,6 +281,12 @@ def _images(source, inside, path):
         raise ValueError(
             "The file takes no images. Expected: one input [1, height, width, channels]. Received: "
             f"{[inside.tensors[i].shape for i in inside.inputs]} in {path}."
+        )
+    if len(inside.outputs) != 1 or inside.graphs != 1:
+        raise ValueError(
+            "The file can't be compared as a whole. Expected: one output and one graph. Received: "
+            f"{len(inside.outputs)} outputs and {inside.graphs} graphs in {path}. Remedy: a file "
+            "for each."
         )
     taken = []
     for batch, _ in image_sources.batches(source):
@@ -273,9 +351,10 @@ def _run(folder, count, timeout):
         started = folder / f"{fatal}.stage"
         if not started.exists() and not late:
             last = (folder / "process.log").read_text(errors="replace").strip().splitlines()
-            raise RuntimeError(
+            raise DelegateError(
                 "The process that runs the GPU delegate can't start. Expected: it does. Received: "
-                f"status {process.returncode}: {(last or ['no message'])[-1]}"
+                f"status {process.returncode}: {(last or ['no message'])[-1]}. Remedy: see whether "
+                f"'{sys.executable} -c \"import ai_edge_litert\"' works."
             )
         started.touch()
         ends[fatal] = "timeout" if late else process.returncode
@@ -322,9 +401,9 @@ class _Traces:
         self.complaint = f" It complains: {complaint[1]}" if complaint else ""
 
     def why_not(self):
-        """Why there is no GPU."""
+        """Why there is no GPU; `None`: nothing says so."""
         missing = re.search(r"Couldn't load Vulkan: (.*)|(No adapters found)", self.log)
-        return self.found.get("missing") or (missing and (missing[1] or missing[2])) or "none found"
+        return self.found.get("missing") or (missing and (missing[1] or missing[2]))
 
 
 def _verdict(traces, end, *, timeout, threshold, tolerance, decides, **known):
@@ -342,17 +421,25 @@ def _verdict(traces, end, *, timeout, threshold, tolerance, decides, **known):
     if end == "timeout":
         says = f"the process was still {traces.stage or 'starting'} after {timeout} s"
         return GpuCheck(status="timeout", says=says, **known)
-    if traces.driver is None and "error" not in found:
-        return GpuCheck(status="unavailable", says=_unavailable(traces, end), **known)
+    on_cpu = end is not None and traces.stage.endswith("CPU")
+    if on_cpu or "error" in found:
+        why = f"the process died {traces.stage}, of {_how(end)}" if on_cpu else found["error"]
+        raise ValueError(
+            "The file can't be checked. Expected: one that runs on the CPU. Received: "
+            f"{known['path']}: {why}"
+        )
     if end is not None:
         says = f"the process died {traces.stage}, of {_how(end)}.{traces.complaint}"
         name = _how(end) if end < 0 else None
-        return GpuCheck(status="crashed", says=says, signal=name, **known)
-    if "error" in found:
-        raise ValueError(
-            "The file can't be checked. Expected: one that runs on the CPU. Received: "
-            f"{known['path']}: {found['error']}"
-        )
+        status = "crashed" if traces.driver else _UNSEEN
+        return GpuCheck(status=status, says=says, signal=name, **known)
+    if traces.driver is None:
+        why = traces.why_not()
+        if why:
+            return GpuCheck(status="unavailable", says=_unavailable(why), **known)
+        refused = " ".join(found["refused"].split())
+        says = f"the delegate can't open it: {refused}.{traces.complaint}"
+        return GpuCheck(status=_UNSEEN, says=says, **known)
     if "failed" in found:
         says = f"the GPU gives no answer: {' '.join(found['failed'].split())}.{traces.complaint}"
         return GpuCheck(status="failed", says=says, **known)
@@ -377,8 +464,7 @@ def _verdict(traces, end, *, timeout, threshold, tolerance, decides, **known):
     return GpuCheck(status="passed", says=f"fully accelerated; {told} ({traces.driver})", **known)
 
 
-def _unavailable(traces, end):
-    why = traces.why_not() if end is None else f"the process died of {_how(end)} before it had one"
+def _unavailable(why):
     return (
         f"there is no Vulkan GPU that LiteRT can use ({' '.join(str(why).split())}). NOT checked: "
         "whether the delegate takes every op, whether its answers are right, whether it crashes. "

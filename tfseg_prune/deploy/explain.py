@@ -74,6 +74,9 @@ class Explanation:
         activation_bytes: of all that is written.
         peak_bytes: of the tensors that are needed at once, at most.
         uncounted: names of the ops whose MACs nobody counts.
+        graphs: how many graphs the file has; all that is said is of the first one.
+        unnamed: why the JSON beside the file does not help to name the layers; `""`, it does, or
+            there is none.
     """
 
     path: pathlib.Path
@@ -86,6 +89,8 @@ class Explanation:
     activation_bytes: int
     peak_bytes: int
     uncounted: tuple[str, ...] = ()
+    graphs: int = 1
+    unnamed: str = ""
 
     def to_json(self):
         """All of it as JSON."""
@@ -129,7 +134,11 @@ def explain(path):
     path = runtime.check_file(path)
     data = path.read_bytes()
     inside = contents.read_contents(data, name=str(path))
-    layers = _layer_names(path)
+    layers, unnamed = frozenset(), ""
+    try:
+        layers = _layer_names(path)
+    except ValueError as error:  # a JSON of another tool, or of another file
+        unnamed = str(error)
     unpacked = {
         op.outputs[0]: op.inputs[0]
         for op in inside.ops
@@ -160,6 +169,8 @@ def explain(path):
         activation_bytes=sum(op.activation_bytes for op in costs),
         peak_bytes=_peak(inside, {op.index for op in costs if op.constant}),
         uncounted=tuple(sorted({op.op for op in costs if op.macs is None})),
+        graphs=inside.graphs,
+        unnamed=unnamed,
     )
 
 

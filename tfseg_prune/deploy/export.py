@@ -11,7 +11,7 @@ from tfseg_prune.deploy import ai_edge, contents, lowering, metadata, mixed_prec
 from tfseg_prune.deploy import images as image_sources
 from tfseg_prune.deploy import tail as tails
 from tfseg_prune.deploy.convert import ExportError, convert
-from tfseg_prune.deploy.delegate import GpuCheck, check_gpu
+from tfseg_prune.deploy.delegate import GpuCheck, check_gpu, environment
 from tfseg_prune.deploy.gpu_rules import Finding, check_rules
 from tfseg_prune.deploy.parity import Parity, ParityError, check_parity, check_threshold
 
@@ -97,6 +97,7 @@ def export(
     threshold=None,
     metric=None,
     require_gpu=False,
+    gpu_timeout=900,
 ):
     """Writes a segmentation model as a LiteRT file: batch 1, built-in ops only, fixed shapes.
 
@@ -156,6 +157,8 @@ def export(
             first 4 `images`, say that it runs on GPUs, whole and rightly: see `check_gpu`. Without
             a Vulkan GPU, which may be a software one, that is an error. Defaults to `False`: only
             the rules are asked, and `Export.findings` holds what they say.
+        gpu_timeout: seconds after which the delegate's process is ended: a software GPU takes long
+            to compile the shaders of a large network. Defaults to `900`.
 
     Returns:
         `Export`.
@@ -192,6 +195,8 @@ def export(
             "require_gpu needs images. Expected: images=some real ones, on which GPU and CPU must "
             "agree. Received: None."
         )
+    if require_gpu:
+        environment()  # an unusable one is told now
     path = writable(path)
     check_threshold(threshold)
     if not max_loss >= 0:
@@ -266,8 +271,8 @@ def export(
                 error.args = (f"'{path}' was not written. {found}",)
                 raise
         if require_gpu:
-            first = np.concatenate([batch for batch, _ in images])[:_GPU_IMAGES]
-            gpu = check_gpu(temporary, first, model=lowered)
+            first = _first(images, _GPU_IMAGES)
+            gpu = check_gpu(temporary, first, model=lowered, timeout=gpu_timeout)
             if not gpu:
                 _refuse(path, [f"{gpu.status}: {gpu.says}"])
     beside = descriptions.beside(path)
@@ -291,6 +296,16 @@ def export(
         quantizer=quantizer,
         mixed=mixed,
     )
+
+
+def _first(batches, count):
+    """The first `count` images of `(images, labels)` pairs, or all where there are fewer."""
+    taken = []
+    for batch, _ in batches:
+        taken.extend(batch[: count - len(taken)])
+        if len(taken) == count:
+            break
+    return np.stack(taken)
 
 
 def _refuse(path, reasons):

@@ -133,7 +133,10 @@ def _known(op, graph):
         return None
     if op.name == "TRANSPOSE_CONV":
         why = "with an activation in it"
-        remedy = "export it by tsp.export, which keeps the activation out of it"
+        remedy = (
+            "export it by tsp.export with the activation behind it as a keras.layers.ReLU of the "
+            "same model, which is then kept out of it"
+        )
     else:
         why, remedy = "of this kind", "use tensors of at most 4 dimensions and plain arithmetic"
     return "refused", f"{why} (version {op.version}, they know up to {most})", remedy
@@ -333,6 +336,8 @@ def _pad(op, graph):
     pairs = [amounts[k : k + 2] for k in range(0, len(amounts), 2)]
     if any(pairs[0]):
         return "wrong", "along the batch", "concatenate"
+    if graph.tensors[op.outputs[0]].type == "INT8":
+        return None  # which they unpack, so that the two never become one op
     readers = graph.readers(op.outputs[0])
     # Delegates make one op of padding along height and width and what alone reads it.
     if len(readers) != 1 or len(pairs) != 4 or any(pairs[3]) or graph.is_answer(op.outputs[0]):

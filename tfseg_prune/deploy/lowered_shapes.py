@@ -68,7 +68,8 @@ def enlarged_by_repetition(node, graph, choice):
         if operation.interpolation == "nearest" and operation.data_format == "channels_last":
             size = tuple(operation.size)
     elif raw(operation, "Repeat") and isinstance(operation.repeats, int) and len(shape) == 4:
-        size = {1: (operation.repeats, 1), 2: (1, operation.repeats)}.get(operation.axis)
+        axis = None if operation.axis is None else operation.axis % 4
+        size = {1: (operation.repeats, 1), 2: (1, operation.repeats)}.get(axis)
     if size is None or node.outputs[0].dtype != "float32":
         return None
     return Lowering("nearest upsampling: one resize of images", _enlarged, size)

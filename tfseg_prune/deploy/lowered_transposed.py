@@ -1,14 +1,18 @@
 """Transposed convolutions as GPU delegates take them: no ReLU inside, and padded right."""
 
+import numpy as np
 from keras import activations, layers, ops, saving
 
 from tfseg_prune.deploy.forms import Lowering
 from tfseg_prune.deploy.lowered_groups import weights
 from tfseg_prune.deploy.lowered_shapes import raw
+from tfseg_prune.deploy.tail import is_identity
 from tfseg_prune.graph.nodes import again
 
-# {activation that the converter puts into the convolution before: the most that it lets pass}
-_RECTIFIERS = {activations.relu: None, activations.relu6: 6.0}
+# Numbers that tell a ReLU, and a ReLU6, from any other activation.
+_PROBES = np.array([-7.0, -1.5, -0.25, 0.0, 0.25, 1.5, 5.75, 6.25, 40.0], "float32")
+# Raw operations that scale and shift where one factor or summand is a constant.
+_AFFINE = ("Add", "Divide", "Multiply", "Subtract", "TrueDivide")
 _CROPPED = "a transposed convolution that GPU delegates pad wrongly: unpadded, and cropped"
 _APART = "an op of its own, since GPU delegates refuse it within a transposed convolution"
 
@@ -50,13 +54,13 @@ def padded_wrong(size, kernel, stride):
 
 def transposed_convolution(node, graph, choice):
     """The `Lowering` of a `Conv2DTranspose` that has a ReLU inside or is padded wrongly."""
-    if not _is_transposed(node):
+    if not _is_transposed(node) or type(node.operation) is not layers.Conv2DTranspose:
         return None
     unpadded, conv = _unpadded(node), node.operation
     if unpadded and _norm_behind(node, graph) is not None:
         # The crop comes behind the normalisation, which then still goes into the kernel.
         return Lowering(_CROPPED, _transposed, (True, (), False))
-    apart = conv.activation in _RECTIFIERS
+    apart = bool(_rectifier(conv.activation))
     if unpadded:
         return Lowering(_CROPPED, _transposed, (True, _crop(conv), apart))
     return Lowering(f"its ReLU is {_APART}", _transposed, (False, (), True)) if apart else None
@@ -74,28 +78,28 @@ def normalised_transposed(node, graph, choice):
 
 def rectified_transposed(node, graph, choice):
     """The `Lowering` of a ReLU that the converter would put into a transposed convolution."""
-    most = _rectifies(node.operation)
-    if not most:
-        return None
     shifted, before = False, graph.before(node)
-    while before is not None and _passes(before.operation):
-        shifted |= type(before.operation) is layers.BatchNormalization
+    while before is not None and (shifts := _passes(before.operation)) is not None:
+        shifted |= shifts
         before = graph.before(before)
     if before is None or not _is_transposed(before) or _is_cropped(before):
         return None
     conv = before.operation
     if conv.activation is not activations.linear or not (shifted or conv.use_bias):
         return None
-    return Lowering(_APART, _rectified, most)
+    most = _rectifies(node)
+    return Lowering(_APART, _rectified, most) if most else None
 
 
 def _is_transposed(node):
     conv = node.operation
-    return type(conv) is layers.Conv2DTranspose and conv.data_format == "channels_last"
+    return isinstance(conv, layers.Conv2DTranspose) and conv.data_format == "channels_last"
 
 
 def _unpadded(node):
     """Whether the convolution is to be computed without padding."""
+    if type(node.operation) is not layers.Conv2DTranspose:
+        return False
     conv, sizes = node.operation, node.arguments.keras_tensors[0].shape[1:3]
     if conv.padding != "same" or conv.output_padding is not None or None in sizes:
         return False
@@ -123,22 +127,49 @@ def _norm_behind(node, graph):
     return norm if alone and node.operation.activation is activations.linear else None
 
 
-def _rectifies(operation):
+def _rectifies(node):
     """`(largest number,)` that a ReLU lets pass, `(None,)` for a plain one; `()`: it is none."""
+    operation = node.operation
     if type(operation) is layers.ReLU:
         plain = not operation.negative_slope and not operation.threshold
         return (operation.max_value,) if plain else ()
-    if type(operation) is layers.Activation and operation.activation in _RECTIFIERS:
-        return (_RECTIFIERS[operation.activation],)
-    if raw(operation, "Relu"):
-        return (None,)
-    return (6.0,) if raw(operation, "Relu6") else ()
+    if getattr(operation, "weights", ()) or isinstance(operation, Rectifier):
+        return ()
+    (tensor,) = node.arguments.keras_tensors
+
+    def call(numbers):
+        # As many channels as it reads, all of the same number.
+        given = np.tile(numbers[:, None, None, None], (1, 1, 1, tensor.shape[-1]))
+        args, kwargs = node.arguments.fill_in({id(tensor): ops.convert_to_tensor(given)})
+        answer = ops.convert_to_numpy(operation(*args, **kwargs))
+        same = answer.shape == given.shape and (answer == answer[..., :1]).all()
+        return answer[:, 0, 0, 0] if same else None
+
+    return _rectifier(call)
+
+
+def _rectifier(function):
+    """What `_rectifies` answers, of a function; converters know ReLUs by what they compute, too."""
+    if function is activations.linear:
+        return ()
+    try:
+        answer = np.asarray(function(_PROBES))
+    except Exception:  # a function of the user's, made for other arguments
+        return ()
+    for most in (None, 6.0):
+        expected = np.clip(_PROBES, 0.0, most)
+        if answer.shape == expected.shape and (answer == expected).all():
+            return (most,)
+    return ()
 
 
 def _passes(operation):
-    if type(operation) is layers.Activation:
-        return operation.activation is activations.linear
-    return type(operation) in (layers.BatchNormalization, layers.Dropout, layers.Identity)
+    """Whether an operation shifts what comes of a convolution; `None`: it does something else."""
+    if type(operation) in (layers.BatchNormalization, layers.Rescaling, layers.Normalization):
+        return True
+    if raw(operation, *_AFFINE):
+        return True
+    return False if is_identity(operation) else None
 
 
 def _transposed(conv, name, fresh, unpadded, crop, apart):
@@ -157,7 +188,7 @@ def _transposed(conv, name, fresh, unpadded, crop, apart):
         own = fresh(f"{name}_crop") if apart else name
         stages.append(layers.Cropping2D(crop, "channels_last", name=own, dtype=policy))
     if apart:
-        stages.append(_rectified(conv, name, fresh, _RECTIFIERS[conv.activation]))
+        stages.append(_rectified(conv, name, fresh, *_rectifier(conv.activation)))
     return in_turn(stages)
 
 

@@ -3,6 +3,9 @@
 import keras
 
 TAILS = ("logits", "upsampled", "argmax")
+_IDENTITIES = (keras.layers.Identity, keras.layers.Dropout, keras.layers.SpatialDropout2D)
+_IDENTITIES += (keras.layers.AlphaDropout, keras.layers.GaussianDropout, keras.layers.GaussianNoise)
+_IDENTITIES += (keras.layers.ActivityRegularization,)
 
 
 @keras.saving.register_keras_serializable(package="tfseg_prune")
@@ -166,7 +169,7 @@ def is_identity(operation):
     """Whether an operation changes nothing in inference."""
     if isinstance(operation, keras.layers.Activation):
         return operation.activation is keras.activations.linear
-    return isinstance(operation, (keras.layers.Identity, keras.layers.Dropout))
+    return isinstance(operation, _IDENTITIES)
 
 
 def _image_size(model, image_size):

@@ -62,6 +62,10 @@ def print_explanation(found, *, console=None):
     ]
     if found.uncounted:
         lines.append(f"MACs of these ops are not counted: {', '.join(found.uncounted)}")
+    if found.graphs > 1:
+        lines.append(f"All this is of the first of {found.graphs} graphs that the file has")
+    if found.unnamed:
+        lines.append(f"Layers are named as the file's tensors are. {found.unnamed}")
     judged = [op for op in found.ops if op.gpu]
     counts = collections.Counter(op.gpu for op in judged)
     lines.append(
