@@ -18,6 +18,7 @@ import tfseg_prune as tsp
 from tests.pipeline import tiny
 from tfseg_prune import main
 from tfseg_prune.graph import PruningPlan
+from tfseg_prune.main.command import VERBS
 from tfseg_prune.pipeline import files
 
 # ml_collections loads configs so.
@@ -140,7 +141,7 @@ def test_help_is_quick_and_imports_no_framework():
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         best = min(best, time.monotonic() - start)
         assert done.returncode == 0 and done.stderr == ""
-    for word in (*main.VERBS, "--workdir", "--macs", "--precision"):
+    for word in (*VERBS, "--workdir", "--macs", "--precision"):
         assert word in done.stdout
     assert best < 1
 
