@@ -17,6 +17,7 @@ from tfseg_prune.deploy.delegate import check_gpu_files
 from tfseg_prune.deploy.lowered_shapes import Moves
 
 ODD = layers.Cropping2D(((0, 1), (0, 1)))
+SHIFT = np.linspace(0.1, 0.8, 8, dtype="float32")
 
 
 class Enlarging(layers.Conv2DTranspose):
@@ -90,7 +91,7 @@ FORMS = {
     "raw-relu": (Case(chain(transposed(), layers.Activation(ops.relu))), True),
     "raw-relu-inside": (Case(transposed(activation=ops.relu)), True),
     "scaled-relu": (Case(chain(transposed(), layers.Rescaling(2.0, 0.5), relu)), True),
-    "shifted-relu": (Case(chain(transposed(use_bias=False), lambda x: x * 2 + 0.5, relu)), True),
+    "shifted-relu": (Case(chain(transposed(use_bias=False), lambda x: x * 2 + SHIFT, relu)), True),
     "noise-relu": (Case(chain(transposed(), layers.SpatialDropout2D(0.1), relu)), True),
     "subclass-relu": (Case(chain(Enlarging(8, 3, 2, bias_initializer="normal"), relu)), True),
     "relu-inside": (Case(transposed(2, activation="relu")), True),

@@ -345,6 +345,9 @@ OTHERS = {
     "attention-rank-4": Case(lambda x: layers.MultiHeadAttention(2, 4)(x, x), "refused"),
     "softmax": Case(layers.Softmax()),
     "pad": Case(chain(layers.ZeroPadding2D(1), conv())),
+    "transposed-bias-of-one": Case(
+        chain(layers.Conv2DTranspose(8, 3, 2, use_bias=False), lambda x: x + 0.5), "refused"
+    ),
     "pad-int8": Case(chain(padded(BORDER, 2.0), conv()), precision="int8"),
     "pad-int8-depthwise": Case(
         chain(padded(BORDER, 1.0), layers.DepthwiseConv2D(3)), precision="int8"

@@ -192,6 +192,11 @@ def _grouped(op, graph):
 
 def _transposed(op, graph):
     """Delegates pad as a convolution of the same stride would, seen from the input's size."""
+    channels = graph.shape(op.inputs[1])[0]
+    if len(op.inputs) > 3 and op.inputs[3] >= 0 and graph.shape(op.inputs[3]) != (channels,):
+        # What converters make of a number that is added to all channels.
+        remedy = "add it to the layer's own bias"
+        return "refused", f"of one number as the bias of {channels} channels", remedy
     if op.options.get("Padding") != _SAME:
         return None
     sizes, kernel = graph.shape(op.inputs[2])[1:3], graph.shape(op.inputs[1])[1:3]
