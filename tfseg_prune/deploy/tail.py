@@ -128,7 +128,8 @@ def functional(model):
             "Cannot export this model. Expected: scores of two classes or more. Received: "
             f"{kind} that answers 1 channel, of which every comparison of classes would say the "
             "same. Remedy: let it answer two, keras.ops.concatenate([0 * y, y], -1) of logits y, "
-            "or [1 - y, y] of probabilities."
+            "or [1 - y, y] of probabilities; or if it ends at an argmax, at the scores before it "
+            "(tail='argmax' adds the argmax)."
         )
     return keras.Model(model.inputs, model.outputs, name=model.name)
 
