@@ -102,6 +102,9 @@ FORMS = {
     "odd-bn-relu-int8": (Case(chain(ODD, transposed(), norm, relu), precision="int8"), False),
     "odd-5x5-relu6-inside": (Case(chain(ODD, transposed(5, activation="relu6"))), False),
     "odd-7x7-sigmoid-inside": (Case(chain(ODD, transposed(7, activation="sigmoid"))), False),
+    "strided-int8": (Case(conv(8, 1, strides=2, activation="relu"), precision="int8"), True),
+    "strided-odd-int8": (Case(chain(ODD, conv(8, 1, strides=3)), precision="int8"), True),
+    "strided-grouped-int8": (Case(conv(16, 1, strides=2, groups=2), precision="int8"), False),
     "small-kernel": (Case(chain(layers.Cropping2D(((0, 3), (0, 3))), transposed(3, 4))), False),
     **{
         f"argmax-{classes}-{precision}": (
@@ -118,7 +121,7 @@ FORMS = {
 def test_another_form_of_equal_values(name):
     case, exact = FORMS[name]
     model = gpu_nets.model(case)
-    lowered, log = lower(model, tail=case.tail)
+    lowered, log = lower(model, tail=case.tail, precision=case.precision)
     images = gpu_nets.images()
     expected, found = answer(model, images), answer(lowered, images)
     if case.tail == "argmax":
@@ -128,7 +131,7 @@ def test_another_form_of_equal_values(name):
         np.testing.assert_array_equal(found, expected)
     else:
         assert largest_difference(model, lowered) < 1e-6
-    assert log and lower(lowered, tail=case.tail) == (lowered, ())
+    assert log and lower(lowered, tail=case.tail, precision=case.precision) == (lowered, ())
     names = [operation.name for operation in model.operations]
     kept = {operation.name for operation in lowered.operations}
     assert all(line.split(":")[0] in names for line in log)
@@ -140,7 +143,7 @@ OPTIONS = {"tail": "upsampled", "io": "float32", "image_size": None}
 
 def written(case, path):
     """Writes the case's file as export would; returns its lowered model."""
-    lowered, _ = lower(gpu_nets.model(case), tail=case.tail)
+    lowered, _ = lower(gpu_nets.model(case), tail=case.tail, precision=case.precision)
     representative = gpu_nets.images(16, seed=1)
     options = {**OPTIONS, "precision": case.precision, "tail": case.tail}
     path.write_bytes(convert(lowered, images=representative, **options))

@@ -345,6 +345,13 @@ OTHERS = {
     "attention-rank-4": Case(lambda x: layers.MultiHeadAttention(2, 4)(x, x), "refused"),
     "softmax": Case(layers.Softmax()),
     "pad": Case(chain(layers.ZeroPadding2D(1), conv())),
+    "strided-1x1": Case(layers.Conv2D(8, 1, strides=2)),
+    "strided-1x1-int8": Case(layers.Conv2D(8, 1, strides=2), "wrong", precision="int8"),
+    "strided-1x1-dynamic": Case(
+        layers.Conv2D(64, 1, strides=3), "wrong", channels=64, precision="dynamic"
+    ),
+    "strided-2x1-int8": Case(conv(8, (2, 1), strides=2), precision="int8"),
+    "strided-1x1-depthwise-int8": Case(layers.DepthwiseConv2D(1, strides=2), precision="int8"),
     "transposed-bias-of-one": Case(
         chain(layers.Conv2DTranspose(8, 3, 2, use_bias=False), lambda x: x + 0.5), "refused"
     ),

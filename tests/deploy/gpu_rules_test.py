@@ -165,6 +165,7 @@ def test_kernels_of_integers_that_another_op_unpacks_know_no_groups(gpu, tmp_pat
         "dense": gpu_nets.Case(gpu_nets.conv(64), channels=64),
         "grouped": gpu_nets.Case(gpu_nets.grouped(16, 16, 4), "wrong", 64),
         "depthwise": gpu_nets.Case(layers.DepthwiseConv2D(3), channels=120),
+        "strided": gpu_nets.Case(layers.Conv2D(64, 1, strides=2), channels=64),
         "several": gpu_nets.Case(layers.DepthwiseConv2D(3, depth_multiplier=2), "dies", 120),
     }
     files = []

@@ -190,6 +190,15 @@ def _grouped(op, graph):
     )
 
 
+def _strided(op, graph):
+    strides = op.options.get("StrideH", 1), op.options.get("StrideW", 1)
+    found = _of_integers(op, graph)
+    # What another op unpacks is a convolution; else they take it for a matrix product, too.
+    if strides == (1, 1) or not found or graph.writer(op.inputs[1]) is not None:
+        return None
+    return "wrong", f"with a stride by a {found}", "export it by tsp.export, or in float"
+
+
 def _transposed(op, graph):
     """Delegates pad as a convolution of the same stride would, seen from the input's size."""
     channels = graph.shape(op.inputs[1])[0]
@@ -408,7 +417,7 @@ _RULES = {
     "ADD_N": (_sum_of_many,),
     "ARG_MAX": (_argmax,),
     "BATCH_MATMUL": (_matrix_product,),
-    "CONV_2D": (_grouped,),
+    "CONV_2D": (_grouped, _strided),
     "CUMSUM": (_running_sum,),
     "DEPTHWISE_CONV_2D": (_depthwise,),
     "DIV": (_infinite,),

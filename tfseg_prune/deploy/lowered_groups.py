@@ -16,7 +16,7 @@ GROUPED = ("auto", "grouped", "split")
 _SLICE = 4
 # Precisions whose kernels are integers. GPU delegates take a 1x1 convolution of such a kernel for a
 # matrix product and leave its groups out of account.
-_INTEGERS = ("dynamic", "int8", "int8x16", "mixed")
+INTEGERS = ("dynamic", "int8", "int8x16", "mixed")
 
 
 @saving.register_keras_serializable(package="tfseg_prune")
@@ -56,7 +56,7 @@ def grouped_convolution(node, graph, choice):
     width = f"{ins} channels in and {outs} out" if ins != outs else f"{ins} channels"
     width = f"{width.replace('1 channels', '1 channel') if ins == 1 else width} per group"
     whole = ins % _SLICE == 0 and outs % _SLICE == 0
-    product = precision in _INTEGERS and tuple(conv.kernel_size) == (1, 1)
+    product = precision in INTEGERS and tuple(conv.kernel_size) == (1, 1)
     if whole and product:
         width += " of a 1x1 kernel of integers"
     right = whole and not product

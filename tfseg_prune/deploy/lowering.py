@@ -21,6 +21,7 @@ from tfseg_prune.deploy.lowered_groups import (
     grouped_convolution,
 )
 from tfseg_prune.deploy.lowered_shapes import enlarged_by_repetition, moved_in_many_dimensions
+from tfseg_prune.deploy.lowered_strides import strided_pointwise
 from tfseg_prune.deploy.lowered_transposed import (
     normalised_transposed,
     rectified_transposed,
@@ -49,6 +50,9 @@ def lower(model, *, grouped="auto", precision="float32", tail=None, image_size=N
 
     A transposed convolution keeps its ReLU out of the op, as they refuse the two as one, and where
     they pad it wrongly it is computed without padding and cropped.
+
+    In files whose kernels are integers, a 1x1 convolution with a stride takes its pixels first, as
+    they leave the stride out of account.
 
     The classes before an argmax become a multiple of 4: delegates fill them up with zeros, which
     win where all scores are negative.
@@ -102,21 +106,31 @@ def lower(model, *, grouped="auto", precision="float32", tail=None, image_size=N
         attention_over_images: None,
         spare_classes: scores,
     }
-    lowerings, log = collections.defaultdict(list), {}
-    for path, node, graph in _calls(model):
-        found = [decide(node, graph, choice) for decide, choice in table.items()]
-        found = [lowering for lowering in found if lowering is not None]
-        log.update((f"{path}: {one.says}", None) for one in found if one.says is not None)
-        built = [lowering for lowering in found if lowering.build is not None]
-        lowerings[id(node.operation)].append(built[0] if built else None)
-    if any(any(each) for each in lowerings.values()):
-        model = rewire(model, _Lowered(model, lowerings).call)
+    log, own = {}, {path for path, *_ in _calls(model)}
+    # What a grouped convolution is split into may have a stride, too.
+    for decisions in (table, {strided_pointwise: precision}):
+        model = _lowered(model, decisions, own, log)
     if tail == "argmax":
         wide = with_spare_classes(model, _Names(model).fresh)
         if wide is not model:
             log[f"{model.name}: {told(model.outputs[0].shape[-1])}"] = None
         model = wide
     return model, tuple(log)
+
+
+def _lowered(model, table, own, log):
+    """The model after one table of decisions; notes in `log` what becomes of those of `own`."""
+    lowerings = collections.defaultdict(list)
+    for path, node, graph in _calls(model):
+        found = [decide(node, graph, choice) for decide, choice in table.items()]
+        found = [lowering for lowering in found if lowering is not None]
+        if path in own:
+            log.update((f"{path}: {one.says}", None) for one in found if one.says is not None)
+        built = [lowering for lowering in found if lowering.build is not None]
+        lowerings[id(node.operation)].append(built[0] if built else None)
+    if not any(any(each) for each in lowerings.values()):
+        return model
+    return rewire(model, _Lowered(model, lowerings).call)
 
 
 def summarised(log):
